@@ -1,0 +1,103 @@
+//! What the chip could do: the same texts straight through the same sessions, in ideal batches.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use emotion_server::inference::prepared::PreparedStore;
+use emotion_server::inference::runtime;
+use emotion_server::inference::session::{InferenceSession, LoadStop, Weights};
+use emotion_server::model::{Bundle, Encoding, LongText, Precision, TextTokenizer, TruncationSide};
+
+use crate::process::cpu_seconds;
+
+/// The model without a server around it.
+pub struct Ceiling {
+    sessions: Vec<InferenceSession>,
+    tokenizer: TextTokenizer,
+    encodings: Vec<Encoding>,
+    max_batch_tokens: usize,
+}
+
+/// What one stretch brought.
+#[derive(Debug, Clone, Copy)]
+pub struct Bare {
+    pub texts: usize,
+    pub elapsed: Duration,
+    pub cpu_seconds: f64,
+}
+
+impl Ceiling {
+    /// As many sessions as the server has workers, from the weights that the server uses.
+    pub fn open(
+        bundle: &Path,
+        precision: Precision,
+        prepared: &Path,
+        threads: usize,
+        max_batch_tokens: usize,
+        texts: &[String],
+    ) -> Self {
+        let bundle = Bundle::open(bundle, precision).expect("the bundle is whole");
+        let environment = runtime::environment(None).expect("ONNX Runtime is there");
+        let weights =
+            PreparedStore::new(prepared.to_path_buf()).find(&bundle).map_or(Weights::Plain, Weights::Prepared);
+        let session =
+            || InferenceSession::load(environment, &bundle, &weights, &LoadStop::default()).expect("the graph loads");
+        let tokenizer = TextTokenizer::load(&bundle.tokenizer_path(), bundle.max_length).expect("the tokenizer loads");
+        let encodings = texts.iter().map(|text| encode(&tokenizer, text)).collect();
+        Self { sessions: (0..threads).map(|_| session()).collect(), tokenizer, encodings, max_batch_tokens }
+    }
+
+    /// Tokens of the first `count` texts.
+    pub fn tokens(&self, count: usize) -> usize {
+        self.encodings.iter().cycle().take(count).map(Encoding::len).sum()
+    }
+
+    /// Runs the first `count` texts on all threads, sorted by length, in full batches.
+    pub fn run(&mut self, count: usize) -> Bare {
+        let mut encodings: Vec<&Encoding> = self.encodings.iter().cycle().take(count).collect();
+        encodings.sort_by_key(|encoding| encoding.len());
+        let batches = full_batches(&encodings, self.max_batch_tokens);
+        let next = AtomicUsize::new(0);
+        let (started, cpu_before) = (Instant::now(), cpu_seconds(std::process::id()));
+        thread::scope(|scope| {
+            for session in &mut self.sessions {
+                scope.spawn(|| {
+                    while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        session.run(batch, false).expect("the session runs");
+                    }
+                });
+            }
+        });
+        let cpu_seconds = cpu_seconds(std::process::id()) - cpu_before;
+        Bare { texts: count, elapsed: started.elapsed(), cpu_seconds }
+    }
+
+    /// Time to tokenize one text and run it alone.
+    pub fn run_alone(&mut self, text: &str) -> Duration {
+        let started = Instant::now();
+        let encoding = encode(&self.tokenizer, text);
+        self.sessions[0].run(&[&encoding], false).expect("the session runs");
+        started.elapsed()
+    }
+}
+
+fn encode(tokenizer: &TextTokenizer, text: &str) -> Encoding {
+    let encoded = tokenizer.encode(text, LongText::Truncate, TruncationSide::Right).expect("the text is tokenized");
+    encoded.windows.into_iter().next().expect("a text has a window")
+}
+
+/// Sorted texts cut into runs of at most `max_tokens`, padding counted.
+fn full_batches<'a>(sorted: &[&'a Encoding], max_tokens: usize) -> Vec<Vec<&'a Encoding>> {
+    let mut batches: Vec<Vec<&Encoding>> = Vec::new();
+    for encoding in sorted {
+        match batches.last_mut() {
+            Some(batch) if (batch.len() + 1) * encoding.len() <= max_tokens => batch.push(encoding),
+            _ => batches.push(vec![encoding]),
+        }
+    }
+    // Long ones first, so that no thread is left alone with one at the end.
+    batches.reverse();
+    batches
+}

@@ -1,0 +1,181 @@
+//! A cheap load generator: it shares the cores with the server, so it is one thread, keeps its
+//! connections open, sends bytes made beforehand, and looks at no more of a reply than it must.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::{JoinSet, LocalSet};
+
+/// Connections that open-loop load may need at most.
+const MOST_CONNECTIONS: usize = 1024;
+
+/// What one stretch of load brought.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub latencies: Vec<Duration>,
+    pub errors: usize,
+    pub elapsed: Duration,
+}
+
+impl Outcome {
+    /// Latency in ms under which `share` of all replies were.
+    pub fn percentile_ms(&self, share: f64) -> f64 {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_unstable();
+        let index = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
+        sorted.get(index).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
+    }
+}
+
+/// The bytes of a request for one text.
+pub fn request(role: &str, text: &str) -> Vec<u8> {
+    let body = serde_json::json!({"text": text, "model": role}).to_string();
+    format!(
+        "POST /analyze HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// One kept-alive connection.
+pub struct Connection {
+    stream: TcpStream,
+    reply: Vec<u8>,
+}
+
+impl Connection {
+    pub async fn open(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, reply: Vec::with_capacity(8192) })
+    }
+
+    /// Sends a request and reads its reply whole; returns the status.
+    pub async fn ask(&mut self, request: &[u8]) -> std::io::Result<u16> {
+        self.stream.write_all(request).await?;
+        self.reply.clear();
+        loop {
+            if self.stream.read_buf(&mut self.reply).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            if let Some((status, length)) = head(&self.reply)
+                && self.reply.len() >= length
+            {
+                return Ok(status);
+            }
+        }
+    }
+}
+
+/// Status and whole length of a reply whose head has arrived.
+fn head(reply: &[u8]) -> Option<(u16, usize)> {
+    let end = reply.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(&reply[..end]).ok()?;
+    let status = head.get(9..12)?.parse().ok()?;
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    })?;
+    Some((status, end + length))
+}
+
+/// `clients` connections, each sending its next request when it has the reply to the last one. The
+/// texts are sent in order; `choose` maps the number of the request to the text.
+pub fn closed_loop(
+    address: SocketAddr,
+    requests: &Rc<Vec<Vec<u8>>>,
+    clients: usize,
+    time: Duration,
+    choose: impl Fn(usize) -> usize + 'static,
+) -> Outcome {
+    let outcome = Rc::new(RefCell::new(Outcome::default()));
+    let next = Rc::new(Cell::new(0));
+    let choose = Rc::new(choose);
+    let shared = Rc::clone(&outcome);
+    let requests = Rc::clone(requests);
+    let elapsed = run(async move {
+        let mut tasks = JoinSet::new();
+        let mut connections = Vec::new();
+        for _ in 0..clients {
+            connections.push(Connection::open(address).await.expect("the server accepts"));
+        }
+        let started = Instant::now();
+        for mut connection in connections {
+            let (outcome, next, choose, requests) =
+                (Rc::clone(&shared), Rc::clone(&next), Rc::clone(&choose), Rc::clone(&requests));
+            tasks.spawn_local(async move {
+                while started.elapsed() < time {
+                    let number = next.replace(next.get() + 1);
+                    let sent = Instant::now();
+                    let status = connection.ask(&requests[choose(number) % requests.len()]).await;
+                    let mut outcome = outcome.borrow_mut();
+                    match status {
+                        Ok(200) => outcome.latencies.push(sent.elapsed()),
+                        Ok(_) => outcome.errors += 1,
+                        Err(_) => {
+                            outcome.errors += 1;
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+        while tasks.join_next().await.is_some() {}
+        started.elapsed()
+    });
+    Outcome { elapsed, ..outcome.take() }
+}
+
+/// Requests at a fixed rate, whatever the server does; a latency counts from the time at which the
+/// request should have been sent.
+pub fn open_loop(address: SocketAddr, requests: &Rc<Vec<Vec<u8>>>, per_second: f64, time: Duration) -> Outcome {
+    let outcome = Rc::new(RefCell::new(Outcome::default()));
+    let idle = Rc::new(RefCell::new(Vec::<Connection>::new()));
+    let shared = Rc::clone(&outcome);
+    let requests = Rc::clone(requests);
+    let elapsed = run(async move {
+        let mut tasks = JoinSet::new();
+        let started = Instant::now();
+        let count = (time.as_secs_f64() * per_second) as usize;
+        for number in 0..count {
+            let due = started + Duration::from_secs_f64(number as f64 / per_second);
+            tokio::time::sleep_until(due.into()).await;
+            while tasks.try_join_next().is_some() {}
+            if tasks.len() >= MOST_CONNECTIONS {
+                shared.borrow_mut().errors += 1;
+                continue;
+            }
+            let (outcome, idle, requests) = (Rc::clone(&shared), Rc::clone(&idle), Rc::clone(&requests));
+            tasks.spawn_local(async move {
+                let connection = idle.borrow_mut().pop();
+                let mut connection = match connection {
+                    Some(connection) => connection,
+                    None => match Connection::open(address).await {
+                        Ok(connection) => connection,
+                        Err(_) => return outcome.borrow_mut().errors += 1,
+                    },
+                };
+                match connection.ask(&requests[number % requests.len()]).await {
+                    Ok(200) => {
+                        outcome.borrow_mut().latencies.push(due.elapsed());
+                        idle.borrow_mut().push(connection);
+                    }
+                    Ok(_) | Err(_) => outcome.borrow_mut().errors += 1,
+                }
+            });
+        }
+        while tasks.join_next().await.is_some() {}
+        started.elapsed()
+    });
+    Outcome { elapsed, ..outcome.take() }
+}
+
+/// Runs on this thread until done.
+pub fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    LocalSet::new().block_on(&runtime, work)
+}

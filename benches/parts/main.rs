@@ -1,0 +1,128 @@
+//! Each part of a request's way alone: tokenizing, forming a batch, one run, the analysis, JSON.
+//!
+//! `make bench`, or `make bench ARGS=run/heavy` for those whose name holds that.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement that cannot go on must end")]
+
+#[path = "../support/texts.rs"]
+#[allow(dead_code, reason = "shared with the load test")]
+mod texts;
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
+use emotion_server::analysis::{Settings, analyze};
+use emotion_server::inference::batch::{Padding, form_batch};
+use emotion_server::inference::prepared::PreparedStore;
+use emotion_server::inference::runtime;
+use emotion_server::inference::session::{InferenceSession, LoadStop, Weights};
+use emotion_server::model::{Bundle, Encoding, LongText, Precision, TextTokenizer, TruncationSide};
+use texts::{mixed, of_words};
+
+const MODELS: [(&str, &str); 2] = [("heavy", "goemotions"), ("light", "ekman")];
+
+/// Texts and tokens of the runs: lone ones, usual batches, full ones, and a long text.
+const SHAPES: [(usize, usize); 7] = [(1, 8), (1, 20), (4, 20), (8, 20), (16, 32), (4, 128), (1, 400)];
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .sample_size(20)
+        .without_plots()
+        .configure_from_args();
+    tokenization(&mut criterion);
+    batch_forming(&mut criterion);
+    run(&mut criterion);
+    analysis_and_json(&mut criterion);
+    criterion.final_summary();
+}
+
+fn bundle(name: &str) -> Bundle {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx").join(name);
+    Bundle::open(&directory, Precision::Int8).expect("the bundle is whole")
+}
+
+fn tokenizer(bundle: &Bundle) -> TextTokenizer {
+    TextTokenizer::load(&bundle.tokenizer_path(), bundle.max_length).expect("the tokenizer loads")
+}
+
+fn tokenization(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("tokenize");
+    for (role, name) in MODELS {
+        let tokenizer = tokenizer(&bundle(name));
+        for words in [5, 20, 40, 400] {
+            let text = of_words(words, 1);
+            group.throughput(Throughput::Bytes(text.len() as u64));
+            group.bench_with_input(BenchmarkId::new(role, words), &text, |bencher, text| {
+                bencher.iter(|| tokenizer.encode(black_box(text), LongText::Truncate, TruncationSide::Right));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn batch_forming(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("form_batch");
+    for waiting in [8, 32, 128, 512] {
+        let lengths: Vec<usize> = mixed(waiting).iter().map(|text| text.split(' ').count() * 6 / 5 + 2).collect();
+        for (name, padding) in [("padding_left_out", Padding::LeftOut), ("padding_computed", Padding::Computed)] {
+            group.bench_with_input(BenchmarkId::new(name, waiting), &lengths, |bencher, lengths| {
+                bencher.iter(|| form_batch(black_box(lengths), 512, padding));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn run(criterion: &mut Criterion) {
+    let environment = runtime::environment(None).expect("ONNX Runtime is there");
+    let store = PreparedStore::new(PathBuf::from(concat!(env!("CARGO_TARGET_TMPDIR"), "/prepared")));
+    let mut group = criterion.benchmark_group("run");
+    for (role, name) in MODELS {
+        let bundle = bundle(name);
+        let graph = store.write(environment, &bundle).expect("the weights are prepared");
+        let mut session = InferenceSession::load(environment, &bundle, &Weights::Prepared(graph), &LoadStop::default())
+            .expect("the graph loads");
+        for (texts, tokens) in SHAPES {
+            let encodings: Vec<Encoding> = (0..texts).map(|_| encoding(tokens)).collect();
+            let batch: Vec<&Encoding> = encodings.iter().collect();
+            group.throughput(Throughput::Elements((texts * tokens) as u64));
+            group.bench_function(BenchmarkId::new(role, format!("{texts}x{tokens}")), |bencher| {
+                bencher.iter(|| session.run(&batch, false).expect("the session runs"));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Ids of usual words, which both models' vocabularies have.
+fn encoding(tokens: usize) -> Encoding {
+    let input_ids = (0..tokens).map(|position| 2000 + (position as u32 * 37) % 5000).collect();
+    Encoding { input_ids, type_ids: Box::default() }
+}
+
+fn analysis_and_json(criterion: &mut Criterion) {
+    let bundle = bundle("goemotions");
+    let text = of_words(20, 1);
+    let scores: Vec<f32> = (0..bundle.labels.len()).map(|index| 0.6 / (1.0 + index as f32)).collect();
+    let labels: Arc<[Arc<str>]> = Arc::clone(&bundle.labels);
+    let settings = Settings::default();
+    criterion.bench_function("analyze", |bencher| {
+        bencher.iter(|| analyze(black_box(&text), &labels, &scores, &settings));
+    });
+    let analysis = analyze(&text, &labels, &scores, &settings);
+    criterion.bench_function("json/write", |bencher| {
+        bencher.iter(|| serde_json::to_vec(black_box(&analysis)).expect("an analysis is plain"));
+    });
+    let request = serde_json::json!({"text": text, "model": "heavy"}).to_string().into_bytes();
+    criterion.bench_function("json/read", |bencher| {
+        bencher.iter_batched(
+            || request.clone(),
+            |request| serde_json::from_slice::<serde_json::Value>(&request),
+            BatchSize::SmallInput,
+        );
+    });
+}

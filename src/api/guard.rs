@@ -1,0 +1,239 @@
+//! Who may ask, how often and from where: checked before any handler runs.
+
+pub mod address;
+pub mod keys;
+pub mod rate;
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use actix_cors::Cors;
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HOST, HeaderMap, ORIGIN};
+use actix_web::http::{Method, Uri};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpRequest, web};
+
+use super::ApiState;
+use super::error::{ApiError, ErrorKind};
+use address::{TrustedProxies, is_forwarded};
+use keys::{Keys, sent_key};
+use rate::{Client, RateLimit};
+
+/// How long a browser may remember what CORS allows.
+const CORS_MAX_AGE_SECONDS: usize = 3600;
+
+/// Paths that say whether the server is up: those who ask, such as a kubelet, have no key.
+const ALWAYS_OPEN: [&str; 2] = ["/livez", "/readyz"];
+
+/// Which paths need no key beside those that never do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenPaths {
+    health: bool,
+    metrics: bool,
+    pages: bool,
+}
+
+impl FromStr for OpenPaths {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        let mut open = Self::default();
+        for name in list.split(',').map(str::trim) {
+            match name {
+                "health" => open.health = true,
+                "metrics" => open.metrics = true,
+                "pages" => open.pages = true,
+                "" | "none" => {}
+                _ => return Err(format!("there is no {name:?}; health, metrics, pages and none may be listed")),
+            }
+        }
+        Ok(open)
+    }
+}
+
+impl OpenPaths {
+    /// Whether a request needs no key. Only what reads is open: POST of an open path may be another
+    /// matter altogether.
+    fn holds(self, method: &Method, path: &str) -> bool {
+        matches!(*method, Method::GET | Method::HEAD)
+            && match path {
+                "/health" => self.health,
+                "/metrics" => self.metrics,
+                "/" | "/docs" | "/openapi.json" => self.pages,
+                _ => self.pages && path.starts_with("/docs/"),
+            }
+    }
+}
+
+/// Origins whose pages may ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// Any.
+    All,
+    /// These.
+    These(Vec<String>),
+}
+
+impl FromStr for Origins {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        let origins: Vec<&str> = list.split(',').map(str::trim).filter(|origin| !origin.is_empty()).collect();
+        if origins.contains(&"*") {
+            return Ok(Self::All);
+        }
+        let checked = |origin: &str| {
+            let uri = origin.parse::<Uri>().ok().filter(|uri| {
+                uri.scheme().is_some() && uri.authority().is_some() && uri.path() == "/" && !origin.ends_with('/')
+            });
+            uri.map(|_| origin.to_ascii_lowercase()).ok_or_else(|| {
+                format!("{origin:?} is not an origin such as https://app.example or http://localhost:3000")
+            })
+        };
+        origins.into_iter().map(checked).collect::<Result<_, _>>().map(Self::These)
+    }
+}
+
+impl Origins {
+    /// Answers preflight requests and marks replies for these origins. Requests of others get their
+    /// answer unmarked: their browsers keep it from the page.
+    pub fn middleware(origins: Option<&Self>) -> Cors {
+        let cors = Cors::default()
+            .block_on_origin_mismatch(false)
+            .allowed_methods([Method::GET, Method::POST])
+            .allow_any_header()
+            .expose_any_header()
+            .max_age(CORS_MAX_AGE_SECONDS);
+        match origins {
+            None => cors,
+            Some(Self::All) => cors.allow_any_origin().send_wildcard(),
+            Some(Self::These(origins)) => origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin)),
+        }
+    }
+}
+
+/// All rules for who may ask.
+pub struct Guard {
+    /// Keys that open everything but the administrative paths; empty: open to all.
+    pub keys: Keys,
+    /// Keys that open the administrative paths too; empty: these are open to this machine only.
+    pub admin: Keys,
+    /// What needs no key.
+    pub open: OpenPaths,
+    /// How often one client may ask.
+    pub rate: Option<RateLimit>,
+    /// Whose word is taken for where a request came from.
+    pub proxies: TrustedProxies,
+}
+
+impl Guard {
+    /// Counts the request and looks for its key.
+    fn check(&self, method: &Method, path: &str, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<(), ApiError> {
+        if ALWAYS_OPEN.contains(&path) {
+            return Ok(());
+        }
+        let sent = if self.keys.is_empty() && self.admin.is_empty() { None } else { sent_key(headers) };
+        let key = sent.and_then(|sent| self.keys.position(sent));
+        let is_admin = sent.is_some_and(|sent| self.admin.position(sent).is_some());
+        if let (Some(rate), false) = (&self.rate, is_admin) {
+            let by_address = || peer.map_or(Client::Others, |peer| Client::at(self.proxies.client(peer, headers)));
+            rate.count(key.map_or_else(by_address, Client::Key)).map_err(|wait| {
+                let what =
+                    format!("these are more than the {} requests a second that one client may send", rate.per_second());
+                ApiError::new(ErrorKind::Overloaded, what).retry_after(wait)
+            })?;
+        }
+        if self.keys.is_empty() || key.is_some() || is_admin || self.open.holds(method, path) {
+            return Ok(());
+        }
+        let what = match sent {
+            Some(_) => "the key that was sent is not one of the server's; send one as a Bearer token or in X-API-Key",
+            None => "this server needs a key; send it as a Bearer token or in X-API-Key",
+        };
+        Err(ApiError::new(ErrorKind::Unauthorized, what))
+    }
+
+    /// Lets through who sends `ADMIN_KEY`; without one, who is on this machine and asks for it by
+    /// one of its own names: neither a proxy here nor a page in a browser here is meant by that.
+    fn check_admin(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<(), ApiError> {
+        let allowed = if self.admin.is_empty() {
+            peer.is_some_and(|peer| peer.to_canonical().is_loopback())
+                && !is_forwarded(headers)
+                && is_local_ask(headers)
+        } else {
+            sent_key(headers).is_some_and(|sent| self.admin.position(sent).is_some())
+        };
+        if allowed {
+            return Ok(());
+        }
+        let what = "this path needs ADMIN_KEY as a Bearer token or in X-API-Key; without a key it is open to requests from the server's own machine to localhost only";
+        Err(ApiError::new(ErrorKind::Unauthorized, what))
+    }
+}
+
+/// Whether the request was sent to this machine's own name, and not by a page from elsewhere.
+fn is_local_ask(headers: &HeaderMap) -> bool {
+    let header = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let Some(host) = header(HOST) else { return false };
+    let name = host
+        .strip_prefix('[')
+        .map_or_else(|| host.split(':').next().unwrap_or_default(), |rest| rest.split(']').next().unwrap_or_default());
+    let is_local = name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    let of_this_page = |origin: &str| origin.split_once("://").is_some_and(|(_, place)| place == host);
+    is_local && header(ORIGIN).is_none_or(of_this_page)
+}
+
+/// Refuses who may not go on. The path's contract gives the refusal its shape.
+///
+/// # Errors
+/// Those of the handlers behind it.
+pub(crate) async fn admit<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let checked = match request.app_data::<web::Data<ApiState>>() {
+        Some(state) => {
+            state.guard.check(request.method(), request.path(), request.headers(), peer_of(request.request()))
+        }
+        None => Err(ApiError::new(ErrorKind::Internal, "the server has no rules for who may ask")),
+    };
+    match checked {
+        Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
+        Err(refusal) => {
+            // As an answer, not as an error: what stands around this one adds its headers.
+            Ok(request.error_response(refusal).map_into_right_body())
+        }
+    }
+}
+
+/// Lets through who may load and unload models.
+pub(super) fn require_admin(http: &HttpRequest, state: &ApiState) -> Result<(), ApiError> {
+    state.guard.check_admin(http.headers(), peer_of(http))
+}
+
+fn peer_of(http: &HttpRequest) -> Option<IpAddr> {
+    http.peer_addr().map(|peer| peer.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_origin_is_named() {
+        for wrong in ["app.example", "https://app.example/", "https://app.example/path", "https://"] {
+            assert!(wrong.parse::<Origins>().unwrap_err().contains(wrong));
+        }
+        let two = "https://a.example, HTTP://localhost:3000".parse();
+        assert_eq!(two, Ok(Origins::These(vec!["https://a.example".into(), "http://localhost:3000".into()])));
+        assert_eq!("https://a.example,*".parse(), Ok(Origins::All));
+    }
+
+    #[test]
+    fn a_wrong_name_among_the_open_paths_is_named() {
+        assert!("health,docs".parse::<OpenPaths>().unwrap_err().contains("\"docs\""));
+        assert_eq!("none".parse(), Ok(OpenPaths::default()));
+    }
+}

@@ -1,0 +1,146 @@
+//! The command line: one subcommand, one thing that is started.
+
+mod classify;
+mod health;
+mod models;
+mod prepare;
+
+use std::env;
+use std::process::ExitCode;
+
+use clap::builder::Resettable;
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::app::Application;
+use crate::config::ServeArgs;
+use crate::inference::prepared::DAMAGED_EXIT_CODE;
+use crate::logging::{self, LogFormat};
+use crate::residency::loader::chain;
+
+/// A setting or an argument is wrong (`EX_USAGE` of sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
+/// Reads the emotions in English text
+#[derive(Debug, Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
+struct Cli {
+    /// How log lines look; the variable RUST_LOG chooses what is logged, e.g. debug or emotion_server=debug [default: info]
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text", global = true)]
+    log_format: LogFormat,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer over HTTP; what is done without a command
+    Serve(Box<ServeArgs>),
+    /// Classify texts from arguments, a file or standard input
+    Classify(Box<classify::ClassifyArgs>),
+    /// Write the prepared weights of the models ahead of time
+    Prepare(Box<prepare::PrepareArgs>),
+    /// List the models, or verify their files
+    Models(models::ModelsArgs),
+    /// Ask a running server whether it is ready; exit code 0 if it is
+    Health(health::HealthArgs),
+}
+
+/// Why a command did not do what it should.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// A setting or argument is wrong.
+    Usage(String),
+    /// It was tried and failed.
+    Failed(String),
+    /// A model's files are not what its bundle says.
+    Damaged(String),
+}
+
+impl Failure {
+    fn failed(error: &dyn std::error::Error) -> Self {
+        Self::Failed(chain(error))
+    }
+}
+
+impl From<crate::config::ConfigError> for Failure {
+    fn from(error: crate::config::ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+/// Runs the command that the arguments name; its exit code is 0, 1 when it failed, 64 when a
+/// setting is wrong, or 65 when a model's files are damaged.
+#[must_use]
+pub fn run() -> ExitCode {
+    let mut command = without_empty_variables(Cli::command());
+    let cli = match command.try_get_matches_from_mut(env::args_os()).and_then(|matches| Cli::from_arg_matches(&matches))
+    {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            // A closed terminal is nobody to tell.
+            let _closed = error.print();
+            if let Some(setting) = setting_of(&error, &command) {
+                eprintln!("{setting}");
+            }
+            return ExitCode::from(code);
+        }
+    };
+    let result = match cli.command {
+        None => serve(cli.log_format, &cli.serve),
+        Some(Command::Serve(arguments)) => serve(cli.log_format, &arguments),
+        Some(Command::Classify(arguments)) => classify::run(&arguments),
+        Some(Command::Prepare(arguments)) => prepare::run(cli.log_format, &arguments),
+        Some(Command::Models(arguments)) => models::run(&arguments),
+        Some(Command::Health(arguments)) => health::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(what)) => {
+            eprintln!("error: {what}");
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err(Failure::Damaged(what)) => {
+            eprintln!("error: {what}");
+            ExitCode::from(DAMAGED_EXIT_CODE)
+        }
+        Err(Failure::Failed(what)) => {
+            eprintln!("error: {what}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A variable that is set to nothing counts as unset: that is how compose files and manifests leave
+/// a setting out.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |argument: &Arg| argument.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|argument| if is_empty(&argument) { argument.env(Resettable::Reset) } else { argument })
+        .mut_subcommands(without_empty_variables)
+}
+
+/// The flag and the variable of the setting whose value was refused, and what it takes.
+fn setting_of(error: &clap::Error, command: &clap::Command) -> Option<String> {
+    let Some(ContextValue::String(refused)) = error.get(ContextKind::InvalidArg) else { return None };
+    let flag = refused.strip_prefix("--")?.split(' ').next()?;
+    let argument = std::iter::once(command)
+        .chain(command.get_subcommands())
+        .flat_map(clap::Command::get_arguments)
+        .find(|argument| argument.get_long() == Some(flag))?;
+    let variable = argument.get_env()?.to_string_lossy();
+    Some(format!("{variable}, or --{flag}: {}.", argument.get_help()?))
+}
+
+fn serve(log_format: LogFormat, arguments: &ServeArgs) -> Result<(), Failure> {
+    logging::start(log_format, arguments.guard.log_texts);
+    actix_web::rt::System::new().block_on(async {
+        let application = Application::build(arguments)?;
+        application.run_until_stopped().await.map_err(|error| Failure::failed(&error))
+    })
+}

@@ -1,0 +1,90 @@
+//! Settings of who may ask, how often and from where, and of what is written down about it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+
+use super::ConfigError;
+use crate::api::guard::address::TrustedProxies;
+use crate::api::guard::keys::Keys;
+use crate::api::guard::rate::RateLimit;
+use crate::api::guard::{Guard, OpenPaths, Origins};
+
+/// Settings of the guard and of the access log.
+#[derive(Debug, Clone, Args)]
+pub struct GuardArgs {
+    /// Keys that open the server, comma separated; sent as a Bearer token or in X-API-Key [default: open to all]
+    #[arg(long, env = "API_KEY", value_name = "KEYS", hide_env_values = true)]
+    pub api_key: Option<String>,
+
+    /// File with such keys, comma separated or one a line [default: none]
+    #[arg(long, env = "API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Opens the administrative paths, and all others too; without it they are open from this machine only
+    #[arg(long, env = "ADMIN_KEY", value_name = "KEY", hide_env_values = true)]
+    pub admin_key: Option<String>,
+
+    /// What needs no key beside /livez and /readyz, comma separated: health, metrics, pages (/, /docs, /openapi.json), or none
+    #[arg(long, env = "OPEN_PATHS", value_name = "NAMES", default_value = "pages")]
+    pub open_paths: OpenPaths,
+
+    /// Origins whose pages may ask, comma separated, such as https://app.example, or * for any [default: only its own]
+    #[arg(long, env = "CORS_ORIGINS", value_name = "ORIGINS")]
+    pub cors_origins: Option<Origins>,
+
+    /// Most requests a second of one key, or of one address where no key is sent, 1 to 1000000 [default: no limit]
+    #[arg(long, env = "RATE_LIMIT_RPS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate_limit_rps: Option<u32>,
+
+    /// Requests that may come at once within that rate, 1 to 1000000 [default: those of one second]
+    #[arg(long, env = "RATE_LIMIT_BURST", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate_limit_burst: Option<u32>,
+
+    /// Addresses or networks of proxies whose X-Forwarded-For is believed, comma separated, such as 10.0.0.0/8 [default: none]
+    #[arg(long, env = "TRUSTED_PROXIES", value_name = "NETWORKS", default_value = "", hide_default_value = true)]
+    pub trusted_proxies: TrustedProxies,
+
+    /// Write one log line a request
+    #[arg(long, env = "ACCESS_LOG", value_name = "BOOL", default_value = "true", num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub access_log: bool,
+
+    /// Write the texts to the log; for finding faults only, as texts are private
+    #[arg(long, env = "LOG_TEXTS", value_name = "BOOL", default_value = "false", num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub log_texts: bool,
+}
+
+impl GuardArgs {
+    /// Reads the key file and puts the settings into the guard's terms.
+    ///
+    /// # Errors
+    /// Names the setting that cannot be read or contradicts another.
+    pub fn guard(&self) -> Result<Guard, ConfigError> {
+        let mut keys = Keys::from_list(self.api_key.as_deref().unwrap_or_default());
+        if let Some(file) = self.api_key_file.as_ref().filter(|file| !file.as_os_str().is_empty()) {
+            let error = |what| ConfigError { setting: "API_KEY_FILE", what };
+            let text = std::fs::read_to_string(file)
+                .map_err(|cause| error(format!("{} cannot be read: {cause}", file.display())))?;
+            let of_file = Keys::from_list(&text);
+            if of_file.is_empty() {
+                // A server that was to be closed must not start open.
+                return Err(error(format!("{} holds no key; write one key a line", file.display())));
+            }
+            keys.extend(of_file);
+        }
+        if self.rate_limit_burst.is_some() && self.rate_limit_rps.is_none() {
+            let what = "it has no effect without RATE_LIMIT_RPS; set both or none".to_owned();
+            return Err(ConfigError { setting: "RATE_LIMIT_BURST", what });
+        }
+        Ok(Guard {
+            keys,
+            admin: Keys::from_list(self.admin_key.as_deref().unwrap_or_default()),
+            open: self.open_paths,
+            rate: self.rate_limit_rps.map(|rps| RateLimit::new(rps, self.rate_limit_burst.unwrap_or(rps))),
+            proxies: self.trusted_proxies.clone(),
+        })
+    }
+}

@@ -1,0 +1,11 @@
+//! Turns encodings into logits: a queue, a pool of workers that each own one session, and the
+//! prepared weights that all sessions map.
+
+pub mod batch;
+pub mod headroom;
+mod layout;
+pub mod pool;
+pub mod prepared;
+pub mod queue;
+pub mod runtime;
+pub mod session;

@@ -1,0 +1,277 @@
+//! Worker threads that each own one session and run batches from one queue.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::batch::Padding;
+use super::headroom::{Headroom, Reservation};
+use super::queue::{InferenceError, Inferred, Job, Queue, QueueLimits};
+use super::session::{InferenceSession, SessionError, Terminator};
+use crate::metrics::Metrics;
+use crate::model::bundle::ActivationCost;
+use crate::model::{Encoding, Role};
+
+/// Activation bytes above which a session gives its arena back after the run: an arena keeps the
+/// largest batch it has seen. Giving it back and taking it again costs a full batch of the heavy
+/// model 3 to 7 % more time; batches of up to 130 tokens stay below this.
+const KEPT_ARENA_BYTES: u64 = 8 << 20;
+
+/// How long a text waits for memory that other runs hold before it is refused.
+const MEMORY_WAIT: Duration = Duration::from_millis(500);
+
+/// How often that is looked at.
+const MEMORY_POLL: Duration = Duration::from_millis(10);
+
+/// Speed that is assumed before the first run, in tokens a second of one worker.
+const ASSUMED_TOKENS_PER_SECOND: u64 = 500;
+
+/// How a pool runs.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolSettings {
+    /// Most tokens of a batch, padding included.
+    pub max_batch_tokens: usize,
+    /// Bounds of its queue.
+    pub queue: QueueLimits,
+}
+
+struct Shared {
+    role: Role,
+    queue: Queue,
+    headroom: Arc<Headroom>,
+    activation: ActivationCost,
+    padding: Padding,
+    metrics: Arc<Metrics>,
+    max_batch_tokens: AtomicUsize,
+    shrink_next_run: AtomicBool,
+    tokens_per_second: AtomicU64,
+    runs: AtomicU64,
+    running_workers: AtomicUsize,
+}
+
+/// The workers of one loaded model.
+pub struct Pool {
+    shared: Arc<Shared>,
+    settings: PoolSettings,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+    worker_count: usize,
+    terminators: Vec<Terminator>,
+}
+
+impl Pool {
+    /// Starts one worker for each session.
+    ///
+    /// # Errors
+    /// When the system gives no thread; workers already started stop again.
+    pub fn start(
+        role: Role,
+        sessions: Vec<InferenceSession>,
+        activation: ActivationCost,
+        settings: PoolSettings,
+        headroom: Arc<Headroom>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            role,
+            queue: Queue::new(settings.queue),
+            headroom,
+            activation,
+            padding: sessions.first().map_or(Padding::Computed, InferenceSession::padding),
+            metrics,
+            max_batch_tokens: AtomicUsize::new(settings.max_batch_tokens),
+            shrink_next_run: AtomicBool::new(false),
+            tokens_per_second: AtomicU64::new(ASSUMED_TOKENS_PER_SECOND),
+            runs: AtomicU64::new(0),
+            running_workers: AtomicUsize::new(0),
+        });
+        let worker_count = sessions.len();
+        let mut pool = Self {
+            shared,
+            settings,
+            workers: Mutex::default(),
+            worker_count,
+            terminators: sessions.iter().map(InferenceSession::terminator).collect(),
+        };
+        for (index, session) in sessions.into_iter().enumerate() {
+            let shared = Arc::clone(&pool.shared);
+            shared.running_workers.fetch_add(1, Ordering::SeqCst);
+            let started = thread::Builder::new().name(format!("{role}-{index}")).spawn(move || {
+                work(&shared, session);
+                shared.running_workers.fetch_sub(1, Ordering::SeqCst);
+            });
+            match started {
+                Ok(worker) => pool.workers.get_mut().unwrap_or_else(PoisonError::into_inner).push(worker),
+                Err(error) => {
+                    pool.shared.running_workers.fetch_sub(1, Ordering::SeqCst);
+                    pool.stop(Duration::ZERO);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(pool)
+    }
+
+    /// Puts in all texts of one request, or none of them.
+    ///
+    /// # Errors
+    /// Those of [`Queue::push`].
+    pub fn push(&self, jobs: Vec<Job>) -> Result<(), InferenceError> {
+        let one_worker = self.shared.tokens_per_second.load(Ordering::Relaxed);
+        self.shared.queue.push(jobs, one_worker as f64 * self.worker_count as f64)
+    }
+
+    /// What waits now.
+    #[must_use]
+    pub fn depth(&self) -> super::queue::Depth {
+        self.shared.queue.depth()
+    }
+
+    /// Batches run since the start.
+    #[must_use]
+    pub fn runs(&self) -> u64 {
+        self.shared.runs.load(Ordering::Relaxed)
+    }
+
+    /// Number of workers.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        self.worker_count
+    }
+
+    /// Under memory pressure batches are a quarter of their usual size and the next run of each
+    /// worker gives its arena back; without it they return to the usual size.
+    pub fn set_pressure(&self, pressed: bool) {
+        let usual = self.settings.max_batch_tokens;
+        self.shared.max_batch_tokens.store(if pressed { (usual / 4).max(1) } else { usual }, Ordering::Relaxed);
+        self.shared.shrink_next_run.store(pressed, Ordering::Relaxed);
+    }
+
+    /// Answers what waits with [`InferenceError::Evicted`], lets runs in flight finish within
+    /// `patience`, ends them after it, and drops the sessions. Returns how many texts were waiting.
+    pub fn stop(&self, patience: Duration) -> usize {
+        let waiting = self.shared.queue.close();
+        let until = Instant::now() + patience;
+        while self.shared.running_workers.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.shared.running_workers.load(Ordering::SeqCst) > 0 {
+            log::warn!("runs of the {} model took longer than {patience:?}; ending them", self.shared.role);
+        }
+        for worker in workers {
+            while !worker.is_finished() && self.shared.running_workers.load(Ordering::SeqCst) > 0 {
+                self.terminators.iter().for_each(Terminator::terminate);
+                thread::sleep(Duration::from_millis(5));
+            }
+            if worker.join().is_err() {
+                log::error!("a worker of the {} model ended with a panic", self.shared.role);
+            }
+        }
+        waiting
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+fn work(shared: &Shared, mut session: InferenceSession) {
+    // What this session's arena has grown to: a run within it allocates nothing new.
+    let mut arena_bytes = 0;
+    while let Some(batch) = shared.queue.take(shared.max_batch_tokens.load(Ordering::Relaxed), shared.padding) {
+        if batch.is_empty() {
+            continue;
+        }
+        let Some((batch, reservation)) = reserve(shared, batch, arena_bytes) else { continue };
+        let needed = activation_bytes(shared, &batch);
+        let shrink = needed > KEPT_ARENA_BYTES || shared.shrink_next_run.load(Ordering::Relaxed);
+        run(shared, &mut session, batch, shrink);
+        arena_bytes = if shrink { 0 } else { arena_bytes.max(needed) };
+        drop(reservation);
+    }
+}
+
+fn activation_bytes(shared: &Shared, batch: &[Job]) -> u64 {
+    let longest = batch.iter().map(|job| job.encoding.len()).max().unwrap_or(0);
+    shared.activation.bytes(batch.len(), longest)
+}
+
+/// Sets memory aside for the batch; takes fewer texts when there is not enough for all of them.
+/// A single text waits for running batches to give theirs back, and is refused after that.
+fn reserve(shared: &Shared, mut batch: Vec<Job>, arena_bytes: u64) -> Option<(Vec<Job>, Reservation)> {
+    let until = Instant::now() + MEMORY_WAIT;
+    loop {
+        let needed = activation_bytes(shared, &batch).saturating_sub(arena_bytes);
+        let reservation = if batch.len() == 1 && shared.role == Role::Light {
+            shared.headroom.reserve_with_spare(needed)
+        } else {
+            shared.headroom.reserve(needed)
+        };
+        if let Some(reservation) = reservation {
+            return Some((batch, reservation));
+        }
+        if batch.len() > 1 {
+            let rest = batch.split_off(batch.len().div_ceil(2));
+            shared.queue.put_back(rest);
+        } else if Instant::now() < until {
+            thread::sleep(MEMORY_POLL);
+        } else {
+            log::warn!(
+                "no memory for a run of one text on the {} model: it needs {needed} bytes, {} are free",
+                shared.role,
+                shared.headroom.unreserved_bytes()
+            );
+            batch.into_iter().for_each(|job| job.answer(Err(InferenceError::NoMemory)));
+            return None;
+        }
+    }
+}
+
+fn run(shared: &Shared, session: &mut InferenceSession, batch: Vec<Job>, shrink_arena: bool) {
+    let started = Instant::now();
+    let encodings: Vec<&Encoding> = batch.iter().map(|job| job.encoding.as_ref()).collect();
+    let longest = encodings.iter().map(|encoding| encoding.len()).max().unwrap_or(0);
+    let tokens: usize = encodings.iter().map(|encoding| encoding.len()).sum();
+    let result = session.run(&encodings, shrink_arena);
+    let inference = started.elapsed();
+    shared.runs.fetch_add(1, Ordering::Relaxed);
+    shared.metrics.queued(shared.role, batch.iter().map(|job| started.duration_since(job.queued_at)));
+    let padding_tokens = longest * batch.len() - tokens;
+    let (computed, left_out) = match shared.padding {
+        Padding::Computed => (padding_tokens, 0),
+        Padding::LeftOut => (0, padding_tokens),
+    };
+    shared.metrics.batch(shared.role, batch.len(), tokens, (computed, left_out), inference);
+    match result {
+        Ok(logits) => {
+            remember_speed(shared, tokens, inference);
+            for (job, row) in batch.into_iter().zip(logits.rows()) {
+                let queued = started.duration_since(job.queued_at);
+                job.answer(Ok(Inferred { logits: row.iter().copied().collect(), queued, inference }));
+            }
+        }
+        Err(error) => {
+            let answer = match error {
+                SessionError::Terminated => InferenceError::Evicted,
+                SessionError::Stopped
+                | SessionError::Load { .. }
+                | SessionError::Foreign { .. }
+                | SessionError::Run { .. } => {
+                    log::error!("a batch of {} texts on the {} model failed: {error}", batch.len(), shared.role);
+                    InferenceError::Failed
+                }
+            };
+            batch.into_iter().for_each(|job| job.answer(Err(answer.clone())));
+        }
+    }
+}
+
+/// A moving average over about eight runs, for `Retry-After`.
+fn remember_speed(shared: &Shared, tokens: usize, inference: Duration) {
+    let now = tokens as f64 / inference.as_secs_f64().max(1e-6);
+    let before = shared.tokens_per_second.load(Ordering::Relaxed) as f64;
+    shared.tokens_per_second.store((before * 0.875 + now * 0.125) as u64, Ordering::Relaxed);
+}

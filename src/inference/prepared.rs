@@ -1,0 +1,241 @@
+//! Prepared weights: the graph as ONNX Runtime would lay it out in memory, written to disk once.
+//!
+//! ONNX Runtime repacks weights for the instruction set it finds, into anonymous memory that cannot
+//! be given back. Saved after that step, with the packed weights in a file apart, the same graph is
+//! mapped instead: all sessions share its pages and the kernel may take them back at any time.
+//! The file fits one model, one version of ONNX Runtime and one instruction set, so all three are
+//! in its folder's name.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ort::environment::Environment;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::layout::set_plain_apart;
+use super::runtime::LIBRARY_VERSION;
+use super::session::{SessionError, save_prepacked};
+use crate::model::{Bundle, BundleError};
+
+const GRAPH: &str = "model.onnx";
+const WEIGHTS: &str = "model.bin";
+const COMPLETE: &str = "complete.json";
+
+/// What `prepare` ends with when the bundle's files are damaged (`EX_DATAERR` of sysexits.h): who
+/// started it must not load them in another way.
+pub const DAMAGED_EXIT_CODE: u8 = 65;
+
+/// How long a process waits for another one that writes the same folder.
+const LOCK_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Why weights were not prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The cache directory cannot be written.
+    #[error("cannot write prepared weights to {path}")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process holds the lock for too long.
+    #[error("another process has been writing {path} for more than {} s", LOCK_PATIENCE.as_secs())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The bundle is damaged.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// ONNX Runtime cannot load or save the graph.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+/// What a finished folder holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Complete {
+    /// File names and lengths in bytes.
+    files: BTreeMap<String, u64>,
+    /// Where in the weights file that begins which only a load reads.
+    plain_from: Option<u64>,
+}
+
+/// Folder of prepared weights of all models.
+#[derive(Debug, Clone)]
+pub struct PreparedStore {
+    directory: PathBuf,
+}
+
+impl PreparedStore {
+    /// A store in `directory`, which is made when it is first written to.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// The store's folder.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The prepared graph of this bundle, when it is there and whole.
+    #[must_use]
+    pub fn find(&self, bundle: &Bundle) -> Option<PathBuf> {
+        let folder = self.folder(bundle);
+        let complete = complete(&folder)?;
+        for (name, bytes) in &complete.files {
+            let found = fs::metadata(folder.join(name)).map_or(0, |metadata| metadata.len());
+            if found != *bytes {
+                log::warn!(
+                    "prepared weights {} have {found} bytes instead of {bytes}; preparing again",
+                    folder.join(name).display()
+                );
+                return None;
+            }
+        }
+        Some(folder.join(GRAPH))
+    }
+
+    /// Writes the prepared form of the bundle in this process and returns its graph. Another
+    /// process that does the same at this moment is waited for. Hashes are checked first.
+    ///
+    /// # Errors
+    /// [`PrepareError`]; nothing half written is left under the final name.
+    pub fn write(&self, environment: &Environment, bundle: &Bundle) -> Result<PathBuf, PrepareError> {
+        let failed = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| PrepareError::Write { path, source }
+        };
+        fs::create_dir_all(&self.directory).map_err(failed(&self.directory))?;
+        let folder = self.folder(bundle);
+        let lock_path = beside(&folder, "lock");
+        let lock = File::create(&lock_path).map_err(failed(&lock_path))?;
+        wait_for_lock(&lock, &folder)?;
+        if let Some(graph) = self.find(bundle) {
+            return Ok(graph);
+        }
+        bundle.verify_hashes()?;
+        let unfinished = beside(&folder, "unfinished");
+        remove_folder(&unfinished).map_err(failed(&unfinished))?;
+        remove_folder(&folder).map_err(failed(&folder))?;
+        fs::create_dir(&unfinished).map_err(failed(&unfinished))?;
+        let written = save_prepacked(environment, bundle, &unfinished.join(GRAPH))
+            .map_err(PrepareError::from)
+            .map(|()| lay_out(&unfinished, bundle))
+            .and_then(|plain_from| seal(&unfinished, plain_from).map_err(failed(&unfinished)))
+            .and_then(|()| fs::rename(&unfinished, &folder).map_err(failed(&folder)));
+        if let Err(error) = written {
+            if let Err(left) = remove_folder(&unfinished) {
+                log::warn!("cannot remove {}: {left}", unfinished.display());
+            }
+            return Err(error);
+        }
+        Ok(folder.join(GRAPH))
+    }
+
+    /// The weights file, and where in it the part begins that a load reads and runs do not.
+    #[must_use]
+    pub fn plain_weights(&self, bundle: &Bundle) -> Option<(PathBuf, u64)> {
+        let folder = self.folder(bundle);
+        Some((folder.join(WEIGHTS), complete(&folder)?.plain_from?))
+    }
+
+    /// Removes the bundle's prepared form, so that the next load makes it anew.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn discard(&self, bundle: &Bundle) -> io::Result<()> {
+        remove_folder(&self.folder(bundle))
+    }
+
+    fn folder(&self, bundle: &Bundle) -> PathBuf {
+        let name = format!(
+            "{}-{}-{}-ort{LIBRARY_VERSION}-{}",
+            safe_name(&bundle.name),
+            bundle.precision,
+            bundle.revision(),
+            instruction_set()
+        );
+        self.directory.join(name)
+    }
+}
+
+/// The folder's name with an ending, in the same place.
+fn beside(folder: &Path, ending: &str) -> PathBuf {
+    let mut name = folder.file_name().unwrap_or_default().to_os_string();
+    name.push(".");
+    name.push(ending);
+    folder.with_file_name(name)
+}
+
+/// Waits until this process holds the lock; it is let go when the file is closed, also by a crash.
+fn wait_for_lock(lock: &File, folder: &Path) -> Result<(), PrepareError> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(Duration::from_millis(50)),
+            Err(TryLockError::WouldBlock) => return Err(PrepareError::Locked { path: folder.to_path_buf() }),
+            Err(TryLockError::Error(source)) => return Err(PrepareError::Write { path: folder.to_path_buf(), source }),
+        }
+    }
+}
+
+/// Puts what runs read together; a graph of another form is used as ONNX Runtime wrote it.
+fn lay_out(folder: &Path, bundle: &Bundle) -> Option<u64> {
+    set_plain_apart(&folder.join(GRAPH), &folder.join(WEIGHTS))
+        .inspect_err(|error| {
+            log::warn!("the prepared weights of {} stay as ONNX Runtime lays them out: {error}", bundle.name)
+        })
+        .ok()
+}
+
+fn complete(folder: &Path) -> Option<Complete> {
+    serde_json::from_slice(&fs::read(folder.join(COMPLETE)).ok()?).ok()
+}
+
+/// Flushes every file to the disk and writes down their lengths.
+fn seal(folder: &Path, plain_from: Option<u64>) -> io::Result<()> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        File::open(entry.path())?.sync_all()?;
+        files.insert(entry.file_name().to_string_lossy().into_owned(), entry.metadata()?.len());
+    }
+    let path = folder.join(COMPLETE);
+    fs::write(&path, serde_json::to_vec_pretty(&Complete { files, plain_from })?)?;
+    File::open(&path)?.sync_all()
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn safe_name(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
+}
+
+/// Short name of the vector extensions that decide how weights are packed.
+fn instruction_set() -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpu.lines().find(|line| line.starts_with("flags") || line.starts_with("Features")).unwrap_or_default();
+    let mut vector: Vec<_> = flags
+        .split_whitespace()
+        .filter(|flag| ["avx", "amx", "fma", "asimd", "sve", "i8mm", "bf16"].iter().any(|kind| flag.starts_with(kind)))
+        .collect();
+    vector.sort_unstable();
+    let hash = Sha256::digest(vector.join(" "));
+    format!("{}-{:02x}{:02x}{:02x}{:02x}", std::env::consts::ARCH, hash[0], hash[1], hash[2], hash[3])
+}

@@ -1,0 +1,17 @@
+//! Reads the emotions in English text with ONNX Runtime, in little memory.
+//!
+//! Dependencies point one way: `main -> app -> api -> classifier -> residency -> inference -> model`;
+//! `analysis` knows neither HTTP nor ONNX.
+
+pub mod analysis;
+pub mod api;
+pub mod app;
+pub mod cache;
+pub mod classifier;
+pub mod cli;
+pub mod config;
+pub mod inference;
+pub mod logging;
+pub mod metrics;
+pub mod model;
+pub mod residency;

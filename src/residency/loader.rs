@@ -1,0 +1,377 @@
+//! Loads one model: checks that it fits, finds or makes its prepared weights, opens its sessions,
+//! and asks the probes whether the logits are right.
+
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ort::environment::Environment;
+
+use super::slot::{Slot, SlotState, State};
+use super::{Admitted, FallbackReason, ReadyModel, Residency, SHORT_BAR};
+use crate::inference::pool::Pool;
+use crate::inference::prepared::DAMAGED_EXIT_CODE;
+use crate::inference::runtime::{self, RuntimeError};
+use crate::inference::session::{InferenceSession, LoadStop, SessionError, Weights};
+use crate::model::bundle::{ActivationCost, LoadedBytes};
+use crate::model::{Bundle, BundleError, LongText, Role, TextTokenizer, TokenizerError, TruncationSide};
+
+/// Longest time that writing prepared weights may take.
+const PREPARE_PATIENCE: Duration = Duration::from_secs(180);
+
+/// Memory of a tokenizer for each byte of its file, measured: vocabulary and merges in hash tables.
+const TOKENIZER_BYTES_PER_FILE_BYTE: u64 = 12;
+
+/// Smaller batches than this are slower for each token, and save little.
+const LEAST_BATCH_TOKENS: usize = 128;
+
+/// Which part of the load timeout the light model waits for the heavy one's weights to be prepared.
+const LIGHT_WAIT_PART: u32 = 4;
+
+/// Read by a model that brings no probes of its own, to see that it answers at all.
+const SMOKE_TEXT: &str = "I did not expect that, but I am glad it happened.";
+
+/// Why a model was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    #[error("it needs {needed_mb} MB beside what is held now, and that does not fit")]
+    DoesNotFit { needed_mb: u64 },
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(
+        "the probe text {text:?} gives a logit that is {difference:.3} away from what it must be ({tolerance:.3} is allowed): the weights are damaged, or this CPU computes them wrongly"
+    )]
+    Probe { text: String, difference: f32, tolerance: f32 },
+    #[error("the system gives no more threads")]
+    Thread(#[source] std::io::Error),
+    #[error("the loader stopped with a panic; this is a defect of the server")]
+    Panic,
+}
+
+/// Why the child process wrote no prepared weights.
+enum NotPrepared {
+    /// The bundle's files are not what their hashes say.
+    Damaged,
+    /// Anything else, which the plain files do not suffer from.
+    Because(String),
+}
+
+impl Residency {
+    /// Enters `loading` and starts the thread that loads; enters `barred` where that is impossible.
+    pub(super) fn start_load(self: &Arc<Self>, slot: &Slot, state: &mut SlotState, why: &'static str) {
+        let stop = Arc::new(LoadStop::default());
+        slot.enter(state, State::Loading(Arc::clone(&stop)), why);
+        let residency = Arc::clone(self);
+        let role = slot.role;
+        let thread = thread::Builder::new().name(format!("load-{role}")).spawn(move || residency.load_now(role, &stop));
+        if let Err(error) = thread {
+            state.last_error = Some(LoadError::Thread(error).to_string());
+            let until = Some(Instant::now() + SHORT_BAR);
+            slot.enter(state, State::Barred { until, reason: FallbackReason::LoadFailed }, "load_failed");
+        }
+    }
+
+    fn load_now(self: Arc<Self>, role: Role, stop: &LoadStop) {
+        let started = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| self.load_model(role, stop))).unwrap_or(Err(LoadError::Panic));
+        let slot = self.slot(role);
+        let mut state = slot.lock();
+        match result {
+            Ok(model) => {
+                self.metrics.load(role, model.weights, started.elapsed());
+                log::info!(
+                    "{role} model {} loaded in {:.2} s: {} {}, {} workers, revision {}",
+                    slot.name,
+                    started.elapsed().as_secs_f64(),
+                    model.weights,
+                    model.bundle.precision,
+                    model.pool.worker_count(),
+                    model.bundle.revision()
+                );
+                state.last_error = None;
+                slot.enter(&mut state, State::Ready(Arc::new(model)), "loaded");
+            }
+            Err(error) => {
+                super::reclaim::trim();
+                let (reason, bar) = match &error {
+                    LoadError::DoesNotFit { .. } => (FallbackReason::DoesNotFit, SHORT_BAR),
+                    LoadError::Session(SessionError::Stopped) => {
+                        (FallbackReason::MemoryLimit, state.next_bar(started.elapsed(), &self.settings))
+                    }
+                    LoadError::Bundle(_)
+                    | LoadError::Runtime(_)
+                    | LoadError::Session(_)
+                    | LoadError::Tokenizer(_)
+                    | LoadError::Probe { .. }
+                    | LoadError::Thread(_)
+                    | LoadError::Panic => (FallbackReason::LoadFailed, SHORT_BAR),
+                };
+                self.metrics.load(role, reason.as_str(), started.elapsed());
+                let chain = chain(&error);
+                log::error!("the {role} model {} was not loaded: {chain}", slot.name);
+                state.last_error = Some(chain);
+                let until = Some(Instant::now() + bar);
+                slot.enter(&mut state, State::Barred { until, reason }, reason.as_str());
+            }
+        }
+        drop(state);
+        self.read_memory();
+    }
+
+    fn load_model(self: &Arc<Self>, role: Role, stop: &LoadStop) -> Result<ReadyModel, LoadError> {
+        let settings = &self.settings;
+        let bundle = Bundle::open(&self.slot(role).directory, settings.precision)?;
+        let environment = runtime::environment(settings.onnxruntime_library.as_deref())?;
+        let weights = self.choose_weights(role, &bundle, stop)?;
+        let open = |weights: &Weights| self.open_sessions(environment, role, &bundle, weights, stop);
+        let loaded = match open(&weights) {
+            // A damaged or outdated prepared file is no reason to fail: make it anew, or do without.
+            Err(error) if matches!(weights, Weights::Prepared(_)) && error.may_be_the_files() => {
+                log::warn!("the prepared weights of {} cannot be used: {}", bundle.name, chain(&error));
+                if let Err(error) = settings.prepared.discard(&bundle) {
+                    log::warn!("cannot remove them: {error}");
+                }
+                let again = self.choose_weights(role, &bundle, stop)?;
+                open(&again).or_else(|error| match again {
+                    Weights::Prepared(_) if error.may_be_the_files() => open(&Weights::Plain),
+                    Weights::Prepared(_) | Weights::Plain => Err(error),
+                })
+            }
+            result => result,
+        };
+        let (sessions, tokenizer, weights, admitted) = loaded.or_else(|error| {
+            // What does not load or gives wrong logits is mostly damaged; the hashes tell which file is.
+            if error.may_be_the_files() {
+                bundle.verify_hashes()?;
+            }
+            Err(error)
+        })?;
+        let activation = if weights == Weights::Plain.as_str() { bundle.activation_plain } else { bundle.activation };
+        let mut pool_settings = settings.pool;
+        pool_settings.max_batch_tokens =
+            bounded_batch(settings.pool.max_batch_tokens, sessions.len(), &activation, admitted.left_bytes);
+        if pool_settings.max_batch_tokens < settings.pool.max_batch_tokens {
+            log::info!(
+                "{role} model {}: batches of {} tokens at most, so that its weights stay in memory beside them",
+                bundle.name,
+                pool_settings.max_batch_tokens
+            );
+        }
+        if let Some((file, plain_from)) = settings.prepared.plain_weights(&bundle)
+            && let Err(error) = super::reclaim::drop_from_page_cache(&file, plain_from)
+        {
+            log::debug!("{} stays in the page cache: {error}", file.display());
+        }
+        let bundle = Arc::new(bundle);
+        let pool = Pool::start(
+            role,
+            sessions,
+            activation,
+            pool_settings,
+            Arc::clone(&self.headroom),
+            Arc::clone(&self.metrics),
+        )
+        .map_err(LoadError::Thread)?;
+        Ok(ReadyModel::new(bundle, tokenizer, pool, weights))
+    }
+
+    /// Prepared weights that are there; else those that a child process makes now; else none.
+    fn choose_weights(self: &Arc<Self>, role: Role, bundle: &Bundle, stop: &LoadStop) -> Result<Weights, LoadError> {
+        let store = &self.settings.prepared;
+        if let Some(path) = store.find(bundle) {
+            return Ok(Weights::Prepared(path));
+        }
+        // No time is spent on weights that would not be loaded then.
+        let prepared = if self.admit(role, &needed(bundle, bundle.memory.prepared), 1).is_some() {
+            self.prepare_in_child(role, bundle, stop)
+        } else {
+            Err(NotPrepared::Because("the model would not fit with them".to_owned()))
+        };
+        if stop.is_stopped() {
+            return Err(SessionError::Stopped.into());
+        }
+        let why = match prepared {
+            Ok(()) => return Ok(store.find(bundle).map_or(Weights::Plain, Weights::Prepared)),
+            Err(NotPrepared::Damaged) => {
+                bundle.verify_hashes()?;
+                "its files seemed damaged".to_owned()
+            }
+            Err(NotPrepared::Because(why)) => why,
+        };
+        log::warn!(
+            "no prepared weights for {}: {why}; loading its own files without prepacking, which is slower",
+            bundle.name
+        );
+        Ok(Weights::Plain)
+    }
+
+    /// Writes the prepared weights in a process of its own: its memory goes back whole, and when it
+    /// needs too much it is the one that the kernel ends.
+    fn prepare_in_child(&self, role: Role, bundle: &Bundle, stop: &LoadStop) -> Result<(), NotPrepared> {
+        let settings = &self.settings;
+        let _alone = self.alone_in_preparing(role)?;
+        super::prepare_check::check(settings.prepared.directory(), bundle, &self.read_memory().0)
+            .map_err(NotPrepared::Because)?;
+        let started = Instant::now();
+        let mut command = Command::new(&settings.prepare_program);
+        command
+            .arg("prepare")
+            .arg("--bundle")
+            .arg(&bundle.directory)
+            .args(["--model-precision", settings.precision.as_str()])
+            .arg("--model-cache-dir")
+            .arg(settings.prepared.directory())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        if let Some(library) = &settings.onnxruntime_library {
+            command.arg("--onnxruntime-library").arg(library);
+        }
+        let mut child = command.spawn().map_err(|error| {
+            NotPrepared::Because(format!("{} cannot be started: {error}", settings.prepare_program.display()))
+        })?;
+        let status = loop {
+            match child.try_wait() {
+                Ok(Some(status)) => break status,
+                Ok(None) if started.elapsed() < PREPARE_PATIENCE && !stop.is_stopped() => {
+                    thread::sleep(Duration::from_millis(10))
+                }
+                waited => {
+                    let _gone = child.kill();
+                    let _reaped = child.wait();
+                    return Err(NotPrepared::Because(match waited {
+                        Err(error) => format!("the process that writes them cannot be watched: {error}"),
+                        Ok(_) if stop.is_stopped() => "memory ran short".to_owned(),
+                        Ok(_) => format!("writing them took longer than {} s", PREPARE_PATIENCE.as_secs()),
+                    }));
+                }
+            }
+        };
+        if status.success() {
+            log::info!("prepared weights of {} written in {:.1} s", bundle.name, started.elapsed().as_secs_f64());
+            Ok(())
+        } else if status.code() == Some(i32::from(DAMAGED_EXIT_CODE)) {
+            Err(NotPrepared::Damaged)
+        } else {
+            Err(NotPrepared::Because(format!("the process that writes them ended with {status}")))
+        }
+    }
+
+    /// One at a time: two that fit each by itself need not fit together. The light model does not wait
+    /// to the end, as it is the one that answers while the heavy one is prepared on a slow machine.
+    fn alone_in_preparing(&self, role: Role) -> Result<MutexGuard<'_, ()>, NotPrepared> {
+        if role == Role::Heavy {
+            return Ok(self.preparing.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        let until = Instant::now() + self.settings.load_timeout / LIGHT_WAIT_PART;
+        loop {
+            match self.preparing.try_lock() {
+                Ok(alone) => return Ok(alone),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(NotPrepared::Because("those of the heavy model are still being written".to_owned()));
+                }
+            }
+        }
+    }
+
+    /// As many sessions as are wanted and fit, the first of them probed.
+    fn open_sessions(
+        self: &Arc<Self>,
+        environment: &Environment,
+        role: Role,
+        bundle: &Bundle,
+        weights: &Weights,
+        stop: &LoadStop,
+    ) -> Result<(Vec<InferenceSession>, TextTokenizer, &'static str, Admitted), LoadError> {
+        let need = match weights {
+            Weights::Prepared(_) => needed(bundle, bundle.memory.prepared),
+            Weights::Plain => needed(bundle, bundle.memory.plain),
+        };
+        let Some((count, admitted)) =
+            (1..=self.settings.workers).rev().find_map(|count| Some((count, self.admit(role, &need, count)?)))
+        else {
+            return Err(LoadError::DoesNotFit { needed_mb: (need.unreclaimable_bytes(1) + need.mapped_bytes) >> 20 });
+        };
+        let tokenizer = TextTokenizer::load(&bundle.tokenizer_path(), bundle.max_length)?;
+        let mut first = InferenceSession::load(environment, bundle, weights, stop)?;
+        probe(&mut first, &tokenizer, bundle)?;
+        let mut sessions = vec![first];
+        for _ in 1..count {
+            sessions.push(InferenceSession::load(environment, bundle, weights, stop)?);
+        }
+        Ok((sessions, tokenizer, weights.as_str(), admitted))
+    }
+}
+
+impl LoadError {
+    /// Whether other files of the same model might do better.
+    fn may_be_the_files(&self) -> bool {
+        match self {
+            Self::DoesNotFit { .. } | Self::Session(SessionError::Stopped) | Self::Thread(_) => false,
+            Self::Bundle(_)
+            | Self::Runtime(_)
+            | Self::Session(_)
+            | Self::Tokenizer(_)
+            | Self::Probe { .. }
+            | Self::Panic => true,
+        }
+    }
+}
+
+/// Most tokens of a batch where memory is tight: activations of all workers together take at most
+/// twice what is left beside the weights, since texts read a part of the embeddings only.
+fn bounded_batch(wanted: usize, workers: usize, activation: &ActivationCost, left_bytes: u64) -> usize {
+    let mut tokens = wanted;
+    while tokens / 2 >= LEAST_BATCH_TOKENS
+        && activation.bytes(1, tokens).saturating_mul(workers as u64) / 2 > left_bytes
+    {
+        tokens /= 2;
+    }
+    tokens
+}
+
+/// What sessions need, with the tables of the tokenizer that they share.
+fn needed(bundle: &Bundle, sessions: LoadedBytes) -> LoadedBytes {
+    let tokenizer = std::fs::metadata(bundle.tokenizer_path()).map_or(0, |file| file.len());
+    let first_session_bytes = sessions.first_session_bytes + tokenizer * TOKENIZER_BYTES_PER_FILE_BYTE;
+    LoadedBytes { first_session_bytes, ..sessions }
+}
+
+/// Compares the logits of the bundle's probe texts with those that it must give.
+fn probe(session: &mut InferenceSession, tokenizer: &TextTokenizer, bundle: &Bundle) -> Result<(), LoadError> {
+    if bundle.probes.is_empty() {
+        let encoded = tokenizer.encode(SMOKE_TEXT, LongText::Truncate, TruncationSide::Right)?;
+        session.run(&[&encoded.windows[0]], false)?;
+    }
+    for probe in &bundle.probes {
+        let encoded = tokenizer.encode(&probe.text, LongText::Truncate, TruncationSide::Right)?;
+        let logits = session.run(&[&encoded.windows[0]], false)?;
+        let difference = logits.iter().zip(&probe.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        if difference > bundle.probe_tolerance {
+            return Err(LoadError::Probe { text: probe.text.clone(), difference, tolerance: bundle.probe_tolerance });
+        }
+    }
+    Ok(())
+}
+
+/// The error with all its sources, for the log.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

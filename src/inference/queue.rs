@@ -96,7 +96,21 @@ struct State {
     virtual_time: u64,
     sequence: u64,
     idle_workers: usize,
+    nudges: u64,
     closed: bool,
+}
+
+/// Until when a worker waits for work.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    until: Instant,
+    nudges: u64,
+}
+
+impl Patience {
+    fn is_over(self, state: &State) -> bool {
+        state.nudges != self.nudges || Instant::now() >= self.until
+    }
 }
 
 /// A bounded queue with many producers and many workers.
@@ -159,8 +173,9 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for work and takes a batch of it; `None` once the queue is closed.
-    pub fn take(&self, max_batch_tokens: usize, padding: Padding) -> Option<Vec<Job>> {
+    /// Waits for work and takes a batch of it; `None` once the queue is closed. A worker that has to
+    /// wait gets an empty batch after `patience`, where there is one, or when it is nudged.
+    pub fn take(&self, max_batch_tokens: usize, padding: Padding, patience: Option<Patience>) -> Option<Vec<Job>> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -170,8 +185,17 @@ impl Queue {
             if !state.waiting.is_empty() {
                 break;
             }
+            if patience.is_some_and(|patience| patience.is_over(&state)) {
+                return Some(Vec::new());
+            }
             state.idle_workers += 1;
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match patience {
+                None => self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Patience { until, .. }) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    self.filled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
             state.idle_workers -= 1;
         }
         let share = state.waiting_tokens.div_ceil(state.idle_workers + 1).max(MIN_SHARED_TOKENS);
@@ -192,6 +216,18 @@ impl Queue {
             self.filled.notify_one();
         }
         Some(batch)
+    }
+
+    /// Lets workers that have patience stop waiting once.
+    pub fn nudge(&self) {
+        self.lock().nudges += 1;
+        self.filled.notify_all();
+    }
+
+    /// How long a worker waits for work: for `time`, or until the next nudge.
+    #[must_use]
+    pub fn patience(&self, time: Duration) -> Patience {
+        Patience { until: Instant::now() + time, nudges: self.lock().nudges }
     }
 
     /// Puts texts back that a worker took but may not run now; they are due at once.
@@ -291,10 +327,10 @@ mod tests {
     fn a_small_request_passes_a_large_one_that_came_before() {
         let queue = queue();
         let _large = push(&queue, &[50; 200]);
-        assert_eq!(lengths(&queue.take(100, Padding::Computed).unwrap()), [50, 50]);
+        assert_eq!(lengths(&queue.take(100, Padding::Computed, None).unwrap()), [50, 50]);
         let _small = push(&queue, &[20]);
         // One more text of the large request at most is due before it.
-        let next: Vec<_> = (0..2).flat_map(|_| lengths(&queue.take(100, Padding::Computed).unwrap())).collect();
+        let next: Vec<_> = (0..2).flat_map(|_| lengths(&queue.take(100, Padding::Computed, None).unwrap())).collect();
         assert!(next.contains(&20), "{next:?}");
     }
 
@@ -305,7 +341,7 @@ mod tests {
         let mut served_before = 0;
         loop {
             receivers.extend(push(&queue, &[10]));
-            let batch = lengths(&queue.take(512, Padding::Computed).unwrap());
+            let batch = lengths(&queue.take(512, Padding::Computed, None).unwrap());
             if batch.contains(&500) {
                 break;
             }
@@ -322,7 +358,7 @@ mod tests {
         let queue = queue();
         drop(push(&queue, &[10, 10]));
         let _kept = push(&queue, &[11]);
-        assert_eq!(lengths(&queue.take(512, Padding::Computed).unwrap()), [11]);
+        assert_eq!(lengths(&queue.take(512, Padding::Computed, None).unwrap()), [11]);
         assert_eq!(queue.depth(), Depth::default());
     }
 
@@ -333,7 +369,7 @@ mod tests {
         late.deadline = Instant::now();
         queue.push(vec![late], 100.0).unwrap();
         let _kept = push(&queue, &[11]);
-        assert_eq!(lengths(&queue.take(512, Padding::Computed).unwrap()), [11]);
+        assert_eq!(lengths(&queue.take(512, Padding::Computed, None).unwrap()), [11]);
         assert_eq!(receiver.try_recv().unwrap().unwrap_err(), InferenceError::DeadlinePassed);
     }
 
@@ -354,6 +390,27 @@ mod tests {
         assert_eq!(queue.close(), 1);
         assert_eq!(receivers[0].try_recv().unwrap().unwrap_err(), InferenceError::Evicted);
         assert_eq!(queue.push(vec![job(5).0], 100.0).unwrap_err(), InferenceError::Evicted);
-        assert!(queue.take(512, Padding::Computed).is_none());
+        assert!(queue.take(512, Padding::Computed, None).is_none());
+    }
+
+    #[test]
+    fn a_worker_with_patience_waits_for_its_time_or_a_nudge_and_work_comes_first() {
+        let queue = queue();
+        let none: [usize; 0] = [];
+        let over = queue.patience(Duration::ZERO);
+        assert_eq!(lengths(&queue.take(512, Padding::Computed, Some(over)).unwrap()), none);
+        let _receivers = push(&queue, &[7]);
+        assert_eq!(lengths(&queue.take(512, Padding::Computed, Some(over)).unwrap()), [7]);
+        // A nudge between two waits counts too.
+        let long = queue.patience(Duration::from_secs(3600));
+        queue.nudge();
+        assert_eq!(lengths(&queue.take(512, Padding::Computed, Some(long)).unwrap()), none);
+        std::thread::scope(|scope| {
+            let long = queue.patience(Duration::from_secs(3600));
+            let queue = &queue;
+            let waiting = scope.spawn(move || queue.take(512, Padding::Computed, Some(long)).unwrap().len());
+            queue.nudge();
+            assert_eq!(waiting.join().unwrap(), 0);
+        });
     }
 }

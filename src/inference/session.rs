@@ -202,6 +202,15 @@ impl InferenceSession {
         Terminator([Arc::clone(&self.run), Arc::clone(&self.run_and_shrink)])
     }
 
+    /// Gives back the memory that earlier runs needed. ONNX Runtime does that at the end of a run
+    /// only, so this is the shortest run there is: one token.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`].
+    pub fn give_arena_back(&mut self) -> Result<(), SessionError> {
+        self.run(&[&Encoding { input_ids: [0].into(), type_ids: [].into() }], true).map(drop)
+    }
+
     /// Logits of shape `[batch, labels]`. The batch is padded on the right to its longest text;
     /// with `shrink_arena` the memory that the run needed is given back after it.
     ///

@@ -12,6 +12,10 @@ const CONTAINER_SHARE: f64 = 0.78;
 /// Part of a bound from which memory is given back where that costs little.
 const PRESSURE_SHARE: f64 = 0.85;
 
+/// Multiple of the container's bound up to which the light model may load where the heavy one is not
+/// in memory: the pages that the bound leaves room for are not there then.
+const ALONE_SHARE: f64 = 1.06;
+
 /// Part of a bound below which an evicted model may return.
 const RETURN_SHARE: f64 = 0.70;
 
@@ -41,6 +45,17 @@ impl Level {
             Self::Evict => "evict",
         }
     }
+}
+
+/// Who wants to load, and so how near to the bounds it may bring memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// A model that another one can answer for: to the level of pressure.
+    ForOneOfTwo,
+    /// The light model beside the heavy one: to the bounds.
+    BesideHeavy,
+    /// The light model alone, without which nobody answers: a little over the container's bound.
+    Alone,
 }
 
 /// The bounds that are in force. `None` where there is none.
@@ -91,14 +106,17 @@ impl Limits {
         self.used_share(reading) < RETURN_SHARE
     }
 
-    /// Whether `sessions` sessions that need `need` fit beside what is held now. What a load takes
-    /// may bring memory up to the level of pressure, not over it; with `last_resort` up to the bound.
+    /// Whether `sessions` sessions that need `need` fit beside what is held now.
     #[must_use]
-    pub fn fits(&self, reading: &Reading, need: &LoadedBytes, sessions: usize, last_resort: bool) -> bool {
-        let share = if last_resort { 1.0 } else { PRESSURE_SHARE };
+    pub fn fits(&self, reading: &Reading, need: &LoadedBytes, sessions: usize, room: Room) -> bool {
         let unreclaimable = need.unreclaimable_bytes(sessions);
         let added = [unreclaimable + need.mapped_bytes, unreclaimable];
-        self.bounds(reading).into_iter().zip(added).all(|(bound, added)| {
+        let shares = match room {
+            Room::ForOneOfTwo => [PRESSURE_SHARE, PRESSURE_SHARE],
+            Room::BesideHeavy => [1.0, 1.0],
+            Room::Alone => [1.0, ALONE_SHARE],
+        };
+        self.bounds(reading).into_iter().zip(added).zip(shares).all(|((bound, added), share)| {
             bound.is_none_or(|bound| (bound.held_bytes + added) as f64 <= bound.limit_bytes as f64 * share)
         })
     }
@@ -177,11 +195,22 @@ mod tests {
     fn a_load_fits_when_it_ends_below_the_level_of_pressure() {
         let need = LoadedBytes { first_session_bytes: 20 * MB, next_session_bytes: 10 * MB, mapped_bytes: 100 * MB };
         let limits = Limits { resident_bytes: Some(200 * MB) };
-        assert!(limits.fits(&reading(40, 20, None), &need, 2, false));
-        assert!(!limits.fits(&reading(41, 20, None), &need, 2, false));
-        assert!(limits.fits(&reading(41, 20, None), &need, 2, true));
-        assert!(Limits::default().fits(&reading(500, 20, Some(80)), &need, 2, false));
-        assert!(!Limits::default().fits(&reading(500, 20, Some(80)), &need, 4, false));
+        assert!(limits.fits(&reading(40, 20, None), &need, 2, Room::ForOneOfTwo));
+        assert!(!limits.fits(&reading(41, 20, None), &need, 2, Room::ForOneOfTwo));
+        assert!(limits.fits(&reading(41, 20, None), &need, 2, Room::BesideHeavy));
+        assert!(Limits::default().fits(&reading(500, 20, Some(80)), &need, 2, Room::ForOneOfTwo));
+        assert!(!Limits::default().fits(&reading(500, 20, Some(80)), &need, 4, Room::ForOneOfTwo));
+    }
+
+    #[test]
+    fn the_light_model_alone_may_go_a_little_over_the_containers_bound_but_not_over_a_resident_one() {
+        let need = LoadedBytes { first_session_bytes: 20 * MB, next_session_bytes: 10 * MB, mapped_bytes: 0 };
+        // 400 MB of 512 are the bound, 424 is as far as it may go.
+        let held = reading(0, 390, Some(512));
+        assert!(!Limits::default().fits(&held, &need, 2, Room::BesideHeavy));
+        assert!(Limits::default().fits(&held, &need, 2, Room::Alone));
+        assert!(!Limits::default().fits(&reading(0, 395, Some(512)), &need, 2, Room::Alone));
+        assert!(!Limits { resident_bytes: Some(100 * MB) }.fits(&reading(71, 20, None), &need, 2, Room::Alone));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::inference::prepared::PreparedStore;
 use crate::metrics::Metrics;
 use crate::model::bundle::LoadedBytes;
 use crate::model::{Precision, Role};
-use limits::{Level, Limits};
+use limits::{Level, Limits, Room};
 use memory::{Meter, Reading};
 pub use ready::ReadyModel;
 pub use slot::{FallbackReason, MODEL_STATES};
@@ -492,7 +492,12 @@ impl Residency {
         let limits = &self.settings.limits;
         // The light model is what is left when nothing else fits: slow is better than none.
         let left = limits.left_beside_pages(&reading, need, sessions);
-        if (left.is_none() && role == Role::Heavy) || !limits.fits(&reading, need, sessions, role == Role::Light) {
+        let room = match role {
+            Role::Heavy => Room::ForOneOfTwo,
+            Role::Light if self.loaded(Role::Heavy).is_some() => Room::BesideHeavy,
+            Role::Light => Room::Alone,
+        };
+        if (left.is_none() && role == Role::Heavy) || !limits.fits(&reading, need, sessions, room) {
             return None;
         }
         let taken =

@@ -9,12 +9,13 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// Allocations from this size on are mapped on their own and unmapped when freed: the buffers of
-/// long batches, and the weights of a model that is loaded without prepared weights.
-const MMAP_THRESHOLD_BYTES: libc::c_int = 4 << 20;
+/// Allocations from this size on are mapped on their own and unmapped when freed: all regions of ONNX
+/// Runtime's arenas, which begin at 1 MB, and the weights of a model that is loaded without prepared
+/// weights. On the heap they would stay after an arena gave them back, 10 to 25 MB at a time.
+const MMAP_THRESHOLD_BYTES: libc::c_int = 512 << 10;
 
-/// Free memory at the top of the heap that may stay there for the next run.
-const TRIM_THRESHOLD_BYTES: libc::c_int = 16 << 20;
+/// Free memory at the top of the heap that may stay there.
+const TRIM_THRESHOLD_BYTES: libc::c_int = 2 << 20;
 
 /// Arenas of `malloc`; each thread beyond that shares one. Every arena keeps free memory of its own.
 const ARENAS: libc::c_int = 2;

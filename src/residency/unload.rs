@@ -125,8 +125,13 @@ impl Residency {
                 thread::sleep(Duration::from_millis(10));
             }
         }
-        if self.unload(Role::Heavy, cause).is_some() && self.loaded(Role::Light).is_none() {
-            self.load(Role::Light, "the heavy model was unloaded");
+        if self.unload(Role::Heavy, cause).is_some() {
+            match self.loaded(Role::Light) {
+                Some(light) => light.pool.give_arenas_back(),
+                None => {
+                    self.load(Role::Light, "the heavy model was unloaded");
+                }
+            }
         }
     }
 }

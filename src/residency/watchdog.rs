@@ -26,13 +26,13 @@ const THRASHING_RUNS: u64 = 8;
 
 /// Multiple of the bound above which work is refused when only the light model is left: a little
 /// above it serving goes on, because the bound leaves room for the pages of the heavy one.
-const OVER_BOUND_SHARE: f64 = 1.06;
+const OVER_BOUND_SHARE: f64 = 1.10;
 
 /// How long memory may be above that: one long text goes above it for a moment.
 const OVER_BOUND_TIME: Duration = Duration::from_secs(2);
 
 /// Above this multiple of the bound work is refused at once.
-const OVER_BOUND_AT_ONCE: f64 = 1.12;
+const OVER_BOUND_AT_ONCE: f64 = 1.14;
 
 /// The thread that watches. Stops when dropped.
 pub struct Watchdog {

@@ -13,6 +13,16 @@ use crate::support::{self, Server};
 /// Requests of one measured load.
 const REQUESTS: u64 = 160;
 
+/// Anonymous and proportional resident bytes, from the kernel: what the server tells is a reading old.
+pub fn held(server: &Server) -> (u64, u64) {
+    let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", server.pid())).unwrap();
+    let bytes = |figure: &str| -> u64 {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(figure)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    };
+    (bytes("Anonymous:"), bytes("Pss:"))
+}
+
 fn bytes(health: &Value, figure: &str) -> u64 {
     health["memory"][figure].as_u64().unwrap_or_else(|| panic!("no {figure}: {health:#}"))
 }
@@ -131,4 +141,31 @@ fn below_what_the_heavy_model_needs_the_light_one_answers_without_a_try() {
         assert_eq!(strict.status, 503, "{}", strict.text);
         assert!(strict.header("retry-after").is_some());
     }
+}
+
+/// Texts of about 100 tokens, whose memory a session keeps while it is busy.
+fn middling_text(number: u64) -> String {
+    format!("{number} {}", "so it went on and on until the end ".repeat(11))
+}
+
+#[test]
+fn memory_of_a_burst_is_given_back_once_nobody_asks() {
+    let Some(group) = MemoryGroup::new(4096) else { return };
+    let server = group.start(&[("CACHE_MB", "0")]);
+    assert_eq!(server.post("/analyze", &json!({"text": "I am so happy"})).status, 200);
+    let before = held(&server).0;
+    let load = Load::start(&server, 8, 40, middling_text);
+    let mut most = 0;
+    load.wait_for("the end of the burst", |seen| {
+        most = most.max(held(&server).0);
+        seen.answered() + seen.failures.len() as u64 >= 40
+    });
+    assert_well(&group, &server, &load.finish());
+    server.wait_for("memory being given back", |_| held(&server).0 <= before + 2 * MB);
+    println!(
+        "anonymous: {} MB before a burst, {} MB in it, {} MB after it",
+        before / MB,
+        most / MB,
+        held(&server).0 / MB
+    );
 }

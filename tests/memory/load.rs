@@ -141,7 +141,7 @@ impl Load {
     }
 
     /// Waits until `condition` holds for what was seen.
-    pub fn wait_for(&self, what: &str, condition: impl Fn(&Seen) -> bool) {
+    pub fn wait_for(&self, what: &str, mut condition: impl FnMut(&Seen) -> bool) {
         let started = Instant::now();
         while !condition(&self.seen()) {
             assert!(started.elapsed() < PATIENCE, "{what} did not happen: {:?}", self.seen().answers);

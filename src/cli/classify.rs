@@ -232,7 +232,9 @@ fn stop_signal() -> io::Result<watch::Receiver<Option<StopSignal>>> {
     let mut signals = StopSignals::new()?;
     let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
-        sender.send_replace(Some(signals.next().await));
+        let signal = signals.next().await;
+        eprintln!("{}: stopping after the rows at hand; once more to stop at once", signal.name());
+        sender.send_replace(Some(signal));
         signals.next().await.end_process();
     });
     Ok(receiver)
@@ -299,11 +301,11 @@ impl Plan {
         }
 
         let mut rejects = arguments.rejects.as_deref().map(|path| OutputFile::open("--rejects", path)).transpose()?;
-        let mut output = arguments.output.as_deref().map(|path| OutputFile::open("--output", path)).transpose()?;
-        if let (Some(output), Some(rejects)) = (&output, &rejects) {
+        if let (Some(output), Some(rejects)) = (&arguments.output, &rejects) {
             // Two names of a file that was not there before.
-            refuse_same(&[("--output", identity(output.path())), ("--rejects", identity(rejects.path()))])?;
+            refuse_same(&[("--output", identity(output)), ("--rejects", identity(rejects.path()))])?;
         }
+        let mut output = arguments.output.as_deref().map(|path| OutputFile::open("--output", path)).transpose()?;
         let progress = before.unwrap_or_else(|| Progress::new(options));
         let progress_file = arguments.output.as_deref().map(ProgressFile::of);
         if let Some(file) = &progress_file {
@@ -317,7 +319,9 @@ impl Plan {
             rejects.cut(progress.rejects_bytes)?;
         }
         let length = path.map_or(stdin.map(|(_, length)| length), |path| path.metadata().map(|of| of.len()).ok());
-        let is_shown = is_file_input && (output.is_some() || !io::stdout().is_terminal());
+        // A bar would be drawn between what is typed, or what comes out.
+        let is_typed = path.is_none() && io::stdin().is_terminal();
+        let is_shown = is_file_input && !is_typed && (output.is_some() || !io::stdout().is_terminal());
         Ok(Self {
             rows,
             renderer,
@@ -402,8 +406,5 @@ fn options(
         "model_precision": models.precision,
         "use_light_model": models.use_light_model,
     });
-    match options {
-        Value::Object(options) => options,
-        _ => Map::new(),
-    }
+    if let Value::Object(options) = options { options } else { Map::new() }
 }

@@ -8,6 +8,8 @@ mod access_log;
 mod analyze;
 mod bad_requests;
 mod bundles;
+mod classify;
+mod classify_resume;
 mod commands;
 mod drain;
 mod folders;

@@ -89,13 +89,14 @@ enum Parser {
     Given(std::iter::Enumerate<std::vec::IntoIter<String>>),
     Lines,
     Objects { text_field: String },
-    Table { reader: TableReader, columns: Vec<String>, text: usize },
+    Table { reader: Box<TableReader>, columns: Vec<String>, text: usize },
 }
 
 impl Rows {
     /// One row an argument.
     pub(super) fn of_arguments(texts: &[String]) -> io::Result<Self> {
-        let parser = Parser::Given(texts.to_vec().into_iter().enumerate());
+        let texts = texts.to_vec();
+        let parser = Parser::Given(texts.into_iter().enumerate());
         Ok(Self { input: Input::new(Box::new(io::empty()))?, parser, max_row_bytes: usize::MAX, first: None })
     }
 
@@ -118,7 +119,7 @@ impl Rows {
                     .iter()
                     .position(|name| *name == settings.text_column)
                     .ok_or_else(|| no_such_column(&settings.text_column, columns.iter().map(String::as_str)))?;
-                Parser::Table { reader, columns, text }
+                Parser::Table { reader: Box::new(reader), columns, text }
             }
             (InputFormat::Jsonl, _) => Parser::Objects { text_field: settings.text_column.clone() },
             (InputFormat::Lines | InputFormat::Csv | InputFormat::Tsv, _) => Parser::Lines,
@@ -274,12 +275,16 @@ fn table_row(record: Record, columns: usize, text: usize) -> Row {
         }
         content(fields[text].to_owned(), Kept::Fields(fields))
     });
-    Row { line: record.line, content, start: String::from_utf8_lossy(&record.start).into_owned() }
+    Row { line: record.line, content, start: start_of(&record.start) }
+}
+
+fn start_of(row: &[u8]) -> String {
+    String::from_utf8_lossy(row).trim_end().to_owned()
 }
 
 /// A blank line is no row.
 fn line_row(line: RawLine, limit_bytes: usize, text_field: Option<&str>) -> Option<Row> {
-    let start = String::from_utf8_lossy(&line.bytes[..line.bytes.len().min(START_BYTES)]).into_owned();
+    let start = start_of(&line.bytes[..line.bytes.len().min(START_BYTES)]);
     let content = if line.is_too_long {
         Err(format!("is over {limit_bytes} bytes; shorten it or raise --max-row-bytes"))
     } else {

@@ -15,7 +15,7 @@ mod render;
 mod rows;
 mod table;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -318,7 +318,9 @@ impl Plan {
         if let Some(rejects) = &mut rejects {
             rejects.cut(progress.rejects_bytes)?;
         }
-        let length = path.map_or(stdin.map(|(_, length)| length), |path| path.metadata().map(|of| of.len()).ok());
+        // A pipe has no length, also where it has a name.
+        let length_of = |path: &Path| path.metadata().ok().filter(fs::Metadata::is_file).map(|file| file.len());
+        let length = path.map_or(stdin.map(|(_, length)| length), length_of);
         // A bar would be drawn between what is typed, or what comes out.
         let is_typed = path.is_none() && io::stdin().is_terminal();
         let is_shown = is_file_input && !is_typed && (output.is_some() || !io::stdout().is_terminal());

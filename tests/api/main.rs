@@ -9,6 +9,7 @@ mod analyze;
 mod bad_requests;
 mod bundles;
 mod classify;
+mod classify_models;
 mod classify_resume;
 mod commands;
 mod drain;

@@ -1,6 +1,6 @@
 //! The only place that wires the parts together: build, port, run until stopped, drain.
 
-mod stop;
+pub(crate) mod stop;
 
 use std::net::TcpListener;
 use std::sync::Arc;

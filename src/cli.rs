@@ -13,10 +13,17 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::app::Application;
+use crate::app::stop::StopSignal;
 use crate::config::ServeArgs;
 use crate::inference::prepared::DAMAGED_EXIT_CODE;
 use crate::logging::{self, LogFormat};
 use crate::residency::loader::chain;
+
+/// It was tried and failed.
+const EXIT_FAILED: u8 = 1;
+
+/// Everything was done but for some bad rows.
+const EXIT_BAD_ROWS: u8 = 2;
 
 /// A setting or an argument is wrong (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -41,6 +48,7 @@ enum Command {
     /// Answer over HTTP; what is done without a command
     Serve(Box<ServeArgs>),
     /// Classify texts from arguments, a file or standard input
+    #[command(after_help = classify::EXIT_CODES)]
     Classify(Box<classify::ClassifyArgs>),
     /// Write the prepared weights of the models ahead of time
     Prepare(Box<prepare::PrepareArgs>),
@@ -59,6 +67,10 @@ pub(crate) enum Failure {
     Failed(String),
     /// A model's files are not what its bundle says.
     Damaged(String),
+    /// It was done, but for some rows that could not be used.
+    BadRows(String),
+    /// A signal asked to stop.
+    Stopped(StopSignal, String),
 }
 
 impl Failure {
@@ -73,8 +85,9 @@ impl From<crate::config::ConfigError> for Failure {
     }
 }
 
-/// Runs the command that the arguments name; its exit code is 0, 1 when it failed, 64 when a
-/// setting is wrong, or 65 when a model's files are damaged.
+/// Runs the command that the arguments name; its exit code is 0, 1 when it failed, 2 when it was done
+/// but for some bad rows, 64 when a setting is wrong, 65 when a model's files are damaged, or 130 or
+/// 143 when a signal stopped it.
 #[must_use]
 pub fn run() -> ExitCode {
     let mut command = without_empty_variables(Cli::command());
@@ -99,21 +112,16 @@ pub fn run() -> ExitCode {
         Some(Command::Models(arguments)) => models::run(&arguments),
         Some(Command::Health(arguments)) => health::run(&arguments),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Usage(what)) => {
-            eprintln!("error: {what}");
-            ExitCode::from(EXIT_USAGE)
-        }
-        Err(Failure::Damaged(what)) => {
-            eprintln!("error: {what}");
-            ExitCode::from(DAMAGED_EXIT_CODE)
-        }
-        Err(Failure::Failed(what)) => {
-            eprintln!("error: {what}");
-            ExitCode::FAILURE
-        }
-    }
+    let (code, what) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Failed(what)) => (EXIT_FAILED, what),
+        Err(Failure::BadRows(what)) => (EXIT_BAD_ROWS, what),
+        Err(Failure::Usage(what)) => (EXIT_USAGE, what),
+        Err(Failure::Damaged(what)) => (DAMAGED_EXIT_CODE, what),
+        Err(Failure::Stopped(signal, what)) => (signal.exit_code(), what),
+    };
+    eprintln!("error: {what}");
+    ExitCode::from(code)
 }
 
 /// A variable that is set to nothing counts as unset: that is how compose files and manifests leave

@@ -11,10 +11,10 @@ use super::access_log::record_answers;
 use super::error::{ApiError, ErrorKind};
 use crate::classifier::{Answer, Query, TextInput};
 use crate::model::{LongText, Role, TruncationSide};
-use crate::residency::Wanted;
+use crate::residency::{Residency, Wanted};
 
 /// Largest number that a request may give for how many labels it wants.
-pub(super) const MAX_COUNT: u32 = 1_000_000;
+pub(crate) const MAX_COUNT: u32 = 1_000_000;
 
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
 
@@ -106,11 +106,16 @@ pub(super) fn count(texts: usize, state: &ApiState) -> Result<(), ApiError> {
 
 /// The role that `model` names: `auto`, `heavy`, `light`, or a model's name.
 pub(super) fn wanted(model: &str, strict: bool, state: &ApiState) -> Option<Wanted> {
+    wanted_of(model, strict, state.classifier.residency())
+}
+
+/// The same, for whoever has no HTTP.
+pub(crate) fn wanted_of(model: &str, strict: bool, residency: &Residency) -> Option<Wanted> {
     let role = match model {
         "auto" => return Some(if strict { Wanted::Heavy { strict } } else { Wanted::Auto }),
         "heavy" => Role::Heavy,
         "light" => Role::Light,
-        name => state.classifier.residency().role_of(name)?,
+        name => residency.role_of(name)?,
     };
     Some(match role {
         Role::Heavy => Wanted::Heavy { strict },
@@ -120,7 +125,11 @@ pub(super) fn wanted(model: &str, strict: bool, state: &ApiState) -> Option<Want
 
 /// The names that `wanted` knows, for messages.
 pub(super) fn known_models(state: &ApiState) -> String {
-    let residency = state.classifier.residency();
+    known_models_of(state.classifier.residency())
+}
+
+/// The same, for whoever has no HTTP.
+pub(crate) fn known_models_of(residency: &Residency) -> String {
     format!("auto, heavy, light, {} or {}", residency.name_of(Role::Heavy), residency.name_of(Role::Light))
 }
 

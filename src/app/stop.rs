@@ -1,31 +1,32 @@
-//! The signals that ask the server to stop.
+//! The signals that ask the process to stop.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Added to a signal's number in the exit code of a process that it ended.
-const EXIT_BY_SIGNAL: i32 = 128;
+/// 128 and the signal's number, as shells tell it.
+const EXIT_BY_SIGTERM: u8 = 143;
+const EXIT_BY_SIGINT: u8 = 130;
 
 /// Listens for both signals; taken over from the moment it is made.
-pub(super) struct StopSignals {
+pub(crate) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 /// The one that came.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum StopSignal {
+pub(crate) enum StopSignal {
     Terminate,
     Interrupt,
 }
 
 impl StopSignals {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    pub(super) async fn next(&mut self) -> StopSignal {
+    pub(crate) async fn next(&mut self) -> StopSignal {
         tokio::select! {
             _ = self.terminate.recv() => StopSignal::Terminate,
             _ = self.interrupt.recv() => StopSignal::Interrupt,
@@ -34,27 +35,31 @@ impl StopSignals {
 }
 
 impl StopSignal {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
         }
     }
 
-    /// Ends the process with the exit code that the signal would have given it.
-    pub(super) fn end_process(self) -> ! {
-        let number = match self {
-            Self::Terminate => libc::SIGTERM,
-            Self::Interrupt => libc::SIGINT,
-        };
-        end_process(EXIT_BY_SIGNAL + number)
+    /// The exit code of a process that the signal ended.
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Terminate => EXIT_BY_SIGTERM,
+            Self::Interrupt => EXIT_BY_SIGINT,
+        }
+    }
+
+    /// Ends the process with that exit code.
+    pub(crate) fn end_process(self) -> ! {
+        end_process(self.exit_code().into())
     }
 }
 
 /// Ends the process at once. What is registered to run at a usual exit would pull ONNX Runtime from
 /// under the runs that are still going on.
 #[allow(unsafe_code, reason = "the system's own exit is a C function")]
-pub(super) fn end_process(code: i32) -> ! {
+pub(crate) fn end_process(code: i32) -> ! {
     // SAFETY: _exit takes any code and touches nothing of this process's memory.
     unsafe { libc::_exit(code) }
 }

@@ -26,7 +26,7 @@ pub const MAX_WINDOWS: usize = 32;
 const WINDOW_OVERLAP: usize = 4;
 
 /// What to do with a text that the model cannot read whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LongText {
     /// Read as much as fits.

@@ -15,13 +15,13 @@ use crate::shared::{analyze, log_with, server};
 use crate::support::{Server, command};
 
 /// What a command ended with and wrote.
-struct Done {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Done {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
-fn run_with_input(mut command: Command, input: &[u8]) -> Done {
+pub fn run_with_input(mut command: Command, input: &[u8]) -> Done {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // A command that reads nothing may be gone already.
     let _closed = child.stdin.take().unwrap().write_all(input);
@@ -34,13 +34,13 @@ fn run_with_input(mut command: Command, input: &[u8]) -> Done {
 }
 
 /// Commands of these tests use the light model, which loads fast.
-fn light(arguments: &[&str]) -> Command {
+pub fn light(arguments: &[&str]) -> Command {
     let mut command = command(&[("USE_LIGHT_MODEL", "true")]);
     command.args(arguments);
     command
 }
 
-fn run(command: Command) -> Done {
+pub fn run(command: Command) -> Done {
     run_with_input(command, b"")
 }
 

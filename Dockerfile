@@ -57,10 +57,10 @@ ENV HOST=0.0.0.0 \
     PORT=8080 \
     MODEL_DIR=/opt/emotion-server/onnx \
     MODEL_PRECISION=${MODEL_PRECISION} \
-    PREPARED_DIR=/opt/emotion-server/prepared \
     MODEL_CACHE_DIR=/var/cache/emotion-server \
     ORT_DISABLE_TELEMETRY=1
 RUN ["/opt/emotion-server/bin/emotion-server", "prepare", "--model-cache-dir", "/opt/emotion-server/prepared"]
+ENV PREPARED_DIR=/opt/emotion-server/prepared
 VOLUME /var/cache/emotion-server
 USER 65532:65532
 EXPOSE 8080

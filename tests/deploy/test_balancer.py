@@ -84,7 +84,8 @@ class Load:
                 connection.request("POST", "/analyze", body, {"Content-Type": "application/json"})
                 reply = connection.getresponse()
                 text = reply.read().decode()
-                lost = None if reply.status == 200 and json.loads(text)["emotion"] == "joy" else f"{reply.status} {text}"
+                answered = reply.status == 200 and json.loads(text)["emotion"] == "joy"
+                lost = None if answered else f"{reply.status} {text}"
             except (OSError, http.client.HTTPException) as error:
                 lost = repr(error)
                 connection.close()

@@ -8,7 +8,9 @@ set -euo pipefail
 build_image=${1:?name of the image to build with}
 runtime_image=${2:?name of the image to run on}
 architecture=$(dpkg --print-architecture)
+# shellcheck source=/dev/null
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+# shellcheck disable=SC2016  # the dollar is for apt
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' "Codename: $suite" | sort -u | head -n 1)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

@@ -95,7 +95,11 @@ class Image:
                 os.close(descriptor)
 
     def start(
-        self, arguments: Sequence[str], group: MemoryGroup, volume: Path | None = None, cpuinfo: Path | None = None,
+        self,
+        arguments: Sequence[str],
+        group: MemoryGroup,
+        volume: Path | None = None,
+        cpuinfo: Path | None = None,
         **variables: str,
     ) -> subprocess.Popen:
         """Starts a program of the image as its user, with its variables and those given."""
@@ -103,7 +107,10 @@ class Image:
         command = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", ENTER, "enter"]
         return subprocess.Popen(
             command + places + [self.config["User"], *arguments],
-            env=self.environment | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=self.environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def remove(self) -> None:

@@ -22,9 +22,7 @@ class Server:
             "MODEL_DIR": str(ROOT / "onnx"),
             "MODEL_CACHE_DIR": str(ROOT / "target" / "tmp" / "prepared"),
         }
-        self.process = subprocess.Popen(
-            [program()], env=kept | settings | variables, stderr=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen([program()], env=kept | settings | variables, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []
         self.port: int | None = None
         self._listening = threading.Event()

@@ -12,19 +12,10 @@ ARG RUST_IMAGE=rust:1.95.0-slim-bookworm
 ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
 ARG RUNTIME_IMAGE=debian:12.11-slim
 
-FROM ${PYTHON_IMAGE} AS parts
+FROM ${PYTHON_IMAGE} AS onnxruntime
 WORKDIR /build
 COPY scripts/fetch_onnxruntime.py scripts/requirements-runtime.txt scripts/
-RUN python3 scripts/fetch_onnxruntime.py --into /parts/lib
-# One image holds one precision of the weights: the other one would never be read.
-ARG MODEL_PRECISION=int8
-COPY onnx /parts/onnx
-RUN case "$MODEL_PRECISION" in \
-        int8) rm -f /parts/onnx/*/int4.* ;; \
-        int4) rm -f /parts/onnx/*/int8.* ;; \
-        *) echo "MODEL_PRECISION is $MODEL_PRECISION; it must be int8 or int4" >&2; exit 64 ;; \
-    esac \
-    && mkdir /parts/cache
+RUN python3 scripts/fetch_onnxruntime.py --into /parts/lib && mkdir /parts/cache
 
 FROM ${RUST_IMAGE} AS build
 ARG TARGETARCH
@@ -39,12 +30,13 @@ RUN --mount=type=cache,id=emotion-registry,target=/usr/local/cargo/registry \
 FROM ${RUNTIME_IMAGE}
 WORKDIR /opt/emotion-server
 COPY LICENSE-APACHE LICENSE-MIT NOTICE ./
-COPY --from=parts /parts/lib lib
-COPY --from=parts /parts/onnx onnx
+COPY --from=onnxruntime /parts/lib lib
+COPY onnx onnx
 # What this image cannot hold because the processor differs is written here: a volume, since a root that is
 # read-only has no other place that is writable and not in memory.
-COPY --from=parts --chown=65532:65532 /parts/cache /var/cache/emotion-server
+COPY --from=onnxruntime --chown=65532:65532 /parts/cache /var/cache/emotion-server
 COPY --from=build /emotion-server bin/emotion-server
+# Which weights are prepared and used; those of the other precision are there to be chosen when it is run.
 ARG MODEL_PRECISION=int8
 ENV HOST=0.0.0.0 \
     PORT=8080 \

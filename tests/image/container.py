@@ -1,85 +1,35 @@
-"""Starts programs in an image's files as a container engine would: a read-only root, a user without rights, a
-process tree of its own, and a memory limit. Needs root, buildah and a memory cgroup that can be written."""
+"""Runs an image in a real engine, podman with runc, with the options that docs/deploy.md tells people to use.
+
+Needs root. The options of the engine are those of a machine without systemd; limits on files and processes are set
+because it may not raise its own.
+"""
 
 import json
 import os
 import re
-import signal
 import subprocess
-import threading
 import time
-from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 MB = 1 << 20
+LIMIT_MB = 512
 PATIENCE_SECONDS = 120
+ENGINE = ("podman", "--runtime=runc", "--cgroup-manager=cgroupfs", "--events-backend=file")
+RUN = ("--read-only", "--read-only-tmpfs=false", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+RUN += (f"--memory={LIMIT_MB}m", "--publish=127.0.0.1::8080", "--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
 CGROUPS = Path("/sys/fs/cgroup")
-# Arguments: root folder, cgroup.procs, folder for the volume or nothing, cpuinfo or nothing, user, program.
-ENTER = """
-set -eu
-root=$1 group=$2 volume=$3 cpuinfo=$4 user=$5
-shift 5
-mount --bind "$root" "$root"
-mount -o remount,bind,ro "$root"
-mount -t proc proc "$root/proc"
-if [ -n "$cpuinfo" ]; then mount --bind "$cpuinfo" "$root/proc/cpuinfo"; fi
-mount --rbind /sys "$root/sys"
-mount -t tmpfs -o size=64k,mode=755 tmpfs "$root/dev"
-for device in null zero urandom; do
-    : > "$root/dev/$device"
-    mount --bind "/dev/$device" "$root/dev/$device"
-done
-if [ -n "$volume" ]; then mount --bind "$volume" "$root/var/cache/emotion-server"; fi
-echo 0 > "$group"
-exec setpriv --no-new-privs chroot --userspec="$user" --groups= "$root" "$@"
-"""
-
-
-class MemoryGroup:
-    """A cgroup with a memory limit, of version 1 or 2."""
-
-    def __init__(self, limit_mb: int):
-        self._is_v1 = (CGROUPS / "memory" / "memory.limit_in_bytes").is_file()
-        self.folder = (CGROUPS / "memory" if self._is_v1 else CGROUPS) / f"emotion-image-{os.getpid()}-{time.time_ns()}"
-        self.folder.mkdir()
-        self._write("memory.limit_in_bytes" if self._is_v1 else "memory.max", limit_mb * MB)
-        if not self._is_v1:
-            self._write("memory.swap.max", 0)
-
-    def _write(self, file: str, value: int) -> None:
-        (self.folder / file).write_text(str(value), encoding="ascii")
-
-    @property
-    def kills(self) -> int:
-        """How often the kernel has killed in this group."""
-        told = (self.folder / ("memory.oom_control" if self._is_v1 else "memory.events")).read_text(encoding="ascii")
-        return int(re.search(r"^oom_kill (\d+)$", told, re.MULTILINE)[1])
-
-    @property
-    def peak_bytes(self) -> int:
-        """Most memory that the group has used, page cache included."""
-        return int((self.folder / ("memory.max_usage_in_bytes" if self._is_v1 else "memory.peak")).read_text())
-
-    def remove(self) -> None:
-        """Removes the group once its processes are gone."""
-        until = time.monotonic() + PATIENCE_SECONDS
-        while self.folder.exists():
-            try:
-                self.folder.rmdir()
-            except OSError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.05)
 
 
 class Image:
-    """The files and the settings of an image, in a container of buildah's that is removed in the end."""
+    """The files and the settings of an image."""
 
     def __init__(self, name: str):
-        self._container = buildah("from", name)
-        self.root = Path(buildah("mount", self._container))
-        described = json.loads(buildah("inspect", "--type", "image", name))
-        self.config = described["Docker"]["config"]
+        self.name = name
+        self.root = Path(engine("image", "mount", name))
+        [described] = json.loads(engine("image", "inspect", name))
+        self.config = described["Config"]
+        self.health_check = described["Healthcheck"]["Test"]
         self.environment = dict(setting.split("=", 1) for setting in self.config["Env"])
 
     def size_bytes(self) -> int:
@@ -94,68 +44,76 @@ class Image:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
                 os.close(descriptor)
 
-    def start(
-        self,
-        arguments: Sequence[str],
-        group: MemoryGroup,
-        volume: Path | None = None,
-        cpuinfo: Path | None = None,
-        **variables: str,
-    ) -> subprocess.Popen:
-        """Starts a program of the image as its user, with its variables and those given."""
-        places = [str(self.root), str(group.folder / "cgroup.procs"), str(volume or ""), str(cpuinfo or "")]
-        command = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", ENTER, "enter"]
-        return subprocess.Popen(
-            command + places + [self.config["User"], *arguments],
-            env=self.environment | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def release(self) -> None:
+        """Lets the files go, not the image."""
+        engine("image", "unmount", self.name)
+
+
+class ServerContainer:
+    """What an image starts when no command is given, in 512 MB."""
+
+    def __init__(self, image: Image, *options: str):
+        image.drop_from_page_cache()
+        self._name = engine("run", "--detach", "--health-interval=disable", *RUN, *options, image.name)
+        until = time.monotonic() + PATIENCE_SECONDS
+        while "listening on" not in self.log:
+            if not self._inspect("State")["Running"] or time.monotonic() > until:
+                self.remove()
+                raise RuntimeError(f"the server does not listen:\n{self.log}")
+            time.sleep(0.05)
+
+    def _inspect(self, part: str) -> dict:
+        [described] = json.loads(engine("container", "inspect", self._name))
+        return described[part]
+
+    @property
+    def log(self) -> str:
+        """Everything that the server has logged."""
+        return engine("logs", self._name, stderr=subprocess.STDOUT)
+
+    @cached_property
+    def port(self) -> int:
+        """Where the server is reached from outside."""
+        return int(engine("port", self._name, "8080").rpartition(":")[2])
+
+    def run(self, *command: str) -> subprocess.CompletedProcess:
+        """Runs a command inside."""
+        return subprocess.run([*ENGINE, "exec", self._name, *command], capture_output=True, text=True, check=False)
+
+    @cached_property
+    def _group(self) -> tuple[Path, bool]:
+        """The memory cgroup, and whether it is of version 1."""
+        groups = Path(f"/proc/{self._inspect('State')['Pid']}/cgroup").read_text(encoding="ascii")
+        if found := re.search(r"^\d+:memory:/(.*)$", groups, re.MULTILINE):
+            return CGROUPS / "memory" / found[1], True
+        return CGROUPS / re.search(r"^0::/(.*)$", groups, re.MULTILINE)[1], False
+
+    @property
+    def kills(self) -> int:
+        """How often the kernel has killed for want of memory."""
+        folder, is_v1 = self._group
+        told = (folder / ("memory.oom_control" if is_v1 else "memory.events")).read_text(encoding="ascii")
+        return int(re.search(r"^oom_kill (\d+)$", told, re.MULTILINE)[1])
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most memory that was used, page cache included."""
+        folder, is_v1 = self._group
+        return int((folder / ("memory.max_usage_in_bytes" if is_v1 else "memory.peak")).read_text(encoding="ascii"))
+
+    def stop(self) -> int:
+        """Sends SIGTERM, and returns the exit code."""
+        engine("stop", f"--time={PATIENCE_SECONDS}", self._name)
+        return self._inspect("State")["ExitCode"]
 
     def remove(self) -> None:
-        """Removes the container, not the image."""
-        buildah("rm", self._container)
+        """Removes the container with what it left."""
+        engine("rm", "--force", "--volumes", self._name)
 
 
-class ImageServer:
-    """What the image starts when nothing is said, on a free port."""
-
-    def __init__(self, image: Image, group: MemoryGroup, **places: Path | None):
-        self._process = image.start(image.config["Entrypoint"] + image.config["Cmd"], group, PORT="0", **places)
-        self.log = ""
-        self.port = 0
-        self._listening = threading.Event()
-        threading.Thread(target=self._read_log, daemon=True).start()
-        if not self._listening.wait(PATIENCE_SECONDS) or not self.port:
-            self.stop()
-            raise RuntimeError(f"the server does not listen:\n{self.log}")
-
-    def _read_log(self) -> None:
-        for line in self._process.stderr:
-            self.log += line
-            if found := re.search(r"listening on \S+:(\d+)", line):
-                self.port = int(found[1])
-                self._listening.set()
-        self._listening.set()
-
-    def terminate(self) -> int:
-        """Asks the container's first process to stop, and returns its exit code."""
-        self._signal(signal.SIGTERM)
-        return self._process.wait(PATIENCE_SECONDS)
-
-    def stop(self) -> None:
-        """Ends the server, if it still runs."""
-        if self._process.poll() is None:
-            self._signal(signal.SIGKILL)
-            self._process.wait(PATIENCE_SECONDS)
-
-    def _signal(self, number: int) -> None:
-        """Signals the one child of unshare, which all others end with."""
-        pid = self._process.pid
-        os.kill(int(Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")), number)
-
-
-def buildah(*arguments: str) -> str:
-    """What buildah writes."""
-    return subprocess.run(["buildah", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+def engine(*arguments: str, stderr: int = subprocess.PIPE) -> str:
+    """What the engine writes; its errors are in what is raised."""
+    done = subprocess.run([*ENGINE, *arguments], check=False, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"podman {' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    return done.stdout.strip()

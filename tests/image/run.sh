@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Builds the image on base images made of this machine, and tests it. Needs Debian, root, Rust, and what
-# `make test-clients` sets up; installs buildah and debootstrap.
+# Builds the image on base images made of this machine, and runs it with podman. Needs Debian, root, Rust, and what
+# `make test-clients` sets up; installs buildah, debootstrap, podman and runc.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 missing=()
-for program in buildah debootstrap; do
+for program in buildah debootstrap podman runc iptables; do
     command -v "$program" >/dev/null || missing+=("$program")
 done
+[[ -d /usr/lib/cni ]] || missing+=(containernetworking-plugins)
 if ((${#missing[@]} > 0)); then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

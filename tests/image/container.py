@@ -1,7 +1,6 @@
 """Runs an image in a real engine, podman with runc, with the options that docs/deploy.md tells people to use.
 
-Needs root. The options of the engine are those of a machine without systemd; limits on files and processes are set
-because it may not raise its own.
+Needs root; containers.conf says how the engine works on a machine without systemd.
 """
 
 import json
@@ -15,10 +14,10 @@ from pathlib import Path
 MB = 1 << 20
 LIMIT_MB = 512
 PATIENCE_SECONDS = 120
-ENGINE = ("podman", "--runtime=runc", "--cgroup-manager=cgroupfs", "--events-backend=file")
 RUN = ("--read-only", "--read-only-tmpfs=false", "--cap-drop=ALL", "--security-opt=no-new-privileges")
-RUN += (f"--memory={LIMIT_MB}m", "--publish=127.0.0.1::8080", "--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
+RUN += (f"--memory={LIMIT_MB}m", "--publish=127.0.0.1::8080")
 CGROUPS = Path("/sys/fs/cgroup")
+os.environ["CONTAINERS_CONF"] = str(Path(__file__).with_name("containers.conf"))
 
 
 class Image:
@@ -49,12 +48,17 @@ class Image:
         engine("image", "unmount", self.name)
 
 
-class ServerContainer:
-    """What an image starts when no command is given, in 512 MB."""
+def start_server(image: Image, *options: str) -> "ServerContainer":
+    """What the image starts when no command is given, in 512 MB and from cold caches."""
+    image.drop_from_page_cache()
+    return ServerContainer(engine("run", "--detach", "--health-interval=disable", *RUN, *options, image.name))
 
-    def __init__(self, image: Image, *options: str):
-        image.drop_from_page_cache()
-        self._name = engine("run", "--detach", "--health-interval=disable", *RUN, *options, image.name)
+
+class ServerContainer:
+    """A container that was started with a server in it."""
+
+    def __init__(self, name: str):
+        self._name = name
         until = time.monotonic() + PATIENCE_SECONDS
         while "listening on" not in self.log:
             if not self._inspect("State")["Running"] or time.monotonic() > until:
@@ -78,7 +82,7 @@ class ServerContainer:
 
     def run(self, *command: str) -> subprocess.CompletedProcess:
         """Runs a command inside."""
-        return subprocess.run([*ENGINE, "exec", self._name, *command], capture_output=True, text=True, check=False)
+        return subprocess.run(["podman", "exec", self._name, *command], capture_output=True, text=True, check=False)
 
     @cached_property
     def _group(self) -> tuple[Path, bool]:
@@ -113,7 +117,7 @@ class ServerContainer:
 
 def engine(*arguments: str, stderr: int = subprocess.PIPE) -> str:
     """What the engine writes; its errors are in what is raised."""
-    done = subprocess.run([*ENGINE, *arguments], check=False, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    done = subprocess.run(["podman", *arguments], check=False, stdout=subprocess.PIPE, stderr=stderr, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"podman {' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
     return done.stdout.strip()

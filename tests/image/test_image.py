@@ -3,19 +3,23 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from container import LIMIT_MB, MB, PATIENCE_SECONDS, RUN, Image, ServerContainer, engine
+import yaml
+from container import LIMIT_MB, MB, PATIENCE_SECONDS, RUN, Image, ServerContainer, engine, start_server
 
 TEXTS = {
     "I am so proud of you, thank you!": "joy",
     "I am terrified of the dark.": "fear",
     "How sad, I cried.": "sadness",
 }
+ROOT = Path(__file__).resolve().parents[2]
 PREPARED_NOW = "prepared weights of goemotions written"
 
 
@@ -41,7 +45,7 @@ def start(image):
     started = []
 
     def start_one(*options: str) -> ServerContainer:
-        started.append(ServerContainer(image, *options))
+        started.append(start_server(image, *options))
         return started[-1]
 
     yield start_one
@@ -179,3 +183,25 @@ def test_the_health_check_fails_where_no_server_listens(image, start):
     server = start()
     check = server.run(*image.health_check[1:], "--port", "1")
     assert check.returncode == 1 and "no answer from 127.0.0.1:1" in check.stderr, check
+
+
+def test_compose_runs_it_within_its_limit(image):
+    described = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+    engine("tag", image.name, described["services"]["emotion-server"]["image"])
+    command = [sys.executable, "-m", "podman_compose", "--project-name", "emotion-image-test"]
+
+    def compose(*arguments: str) -> None:
+        # Published as "127.0.0.1::8080", at a free port of the engine's choice.
+        subprocess.run([*command, *arguments], cwd=ROOT, env=os.environ | {"PORT": "127.0.0.1:"}, check=True)
+
+    try:
+        compose("up", "--detach", "--no-build")
+        server = ServerContainer("emotion-image-test_emotion-server_1")
+        assert_both_models_answer(server)
+        assert_weights_were_there(server)
+        assert ask(server, "/health")["memory"]["container_limit_bytes"] == LIMIT_MB * MB
+        check = server.run(*described["services"]["emotion-server"]["healthcheck"]["test"][1:])
+        assert check.returncode == 0, check
+        assert server.stop() == 0, server.log
+    finally:
+        compose("down", "--volumes")

@@ -57,8 +57,9 @@ def start_server(image: Image, *options: str) -> "ServerContainer":
 class ServerContainer:
     """A container that was started with a server in it."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, port: int | None = None):
         self._name = name
+        self._published_port = port
         until = time.monotonic() + PATIENCE_SECONDS
         while "listening on" not in self.log:
             if not self._inspect("State")["Running"] or time.monotonic() > until:
@@ -77,8 +78,8 @@ class ServerContainer:
 
     @cached_property
     def port(self) -> int:
-        """Where the server is reached from outside."""
-        return int(engine("port", self._name, "8080").rpartition(":")[2])
+        """Where the server is reached from outside; in a pod, where it was published."""
+        return self._published_port or int(engine("port", self._name, "8080").rpartition(":")[2])
 
     def run(self, *command: str) -> subprocess.CompletedProcess:
         """Runs a command inside."""

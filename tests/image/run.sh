@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Builds the image on base images made of this machine, and runs it with podman. Needs Debian, root, Rust, and what
-# `make test-clients` sets up; installs buildah, debootstrap, podman and runc.
+# `make test-clients` sets up; installs buildah, debootstrap, podman and what podman runs pods with.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 missing=()
-for program in buildah debootstrap podman runc iptables; do
+for program in buildah debootstrap podman runc iptables catatonit; do
     command -v "$program" >/dev/null || missing+=("$program")
 done
 [[ -d /usr/lib/cni ]] || missing+=(containernetworking-plugins)

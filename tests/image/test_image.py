@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -183,6 +184,39 @@ def test_the_health_check_fails_where_no_server_listens(image, start):
     server = start()
     check = server.run(*image.health_check[1:], "--port", "1")
     assert check.returncode == 1 and "no answer from 127.0.0.1:1" in check.stderr, check
+
+
+@pytest.mark.parametrize("manifest", ["kubernetes/deployment.yaml", "kserve/serving-runtime.yaml"])
+def test_pods_of_the_manifests_run_it_within_their_limit(manifest, image, tmp_path):
+    described = yaml.safe_load((ROOT / "deploy" / manifest).read_text(encoding="utf-8"))["spec"]
+    described = described["template"]["spec"] if "template" in described else described
+    [container] = described["containers"]
+    container["image"] = image.name
+    port = free_port()
+    container["ports"] = [port_of | {"hostPort": port} for port_of in container["ports"]]
+    spec = {key: described[key] for key in described if key in ("containers", "volumes", "securityContext")}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "emotion-image-test"}, "spec": spec}
+    file = tmp_path / "pod.yaml"
+    file.write_text(yaml.safe_dump(pod), encoding="utf-8")
+    try:
+        engine("kube", "play", str(file))
+        server = ServerContainer(f"emotion-image-test-{container['name']}", port)
+        assert_both_models_answer(server)
+        assert_weights_were_there(server)
+        health = ask(server, "/health")
+        assert health["memory"]["container_limit_bytes"] == LIMIT_MB * MB
+        assert health["roles"]["heavy"]["workers"] == int(container["resources"]["limits"]["cpu"])
+        texts = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["I am so proud of you!"]}
+        assert ask(server, "/v2/models/goemotions/infer", {"inputs": [texts]})["model_name"] == "goemotions"
+        assert server.stop() == 0, server.log
+    finally:
+        engine("kube", "down", str(file))
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
 
 
 def test_compose_runs_it_within_its_limit(image):

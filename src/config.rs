@@ -83,6 +83,10 @@ pub struct ModelArgs {
     #[arg(long, env = "MODEL_CACHE_DIR", value_name = "DIR")]
     pub model_cache_dir: Option<PathBuf>,
 
+    /// Folder of weights that `prepare` wrote ahead of time, only read; MODEL_CACHE_DIR is looked in first [default: none]
+    #[arg(long, env = "PREPARED_DIR", value_name = "DIR")]
+    pub prepared_dir: Option<PathBuf>,
+
     /// After how many seconds a model that nobody asks for is unloaded; 0 is never
     #[arg(long, env = "MODEL_IDLE_SECONDS", value_name = "SECONDS", default_value_t = 0)]
     pub model_idle_seconds: u64,
@@ -177,6 +181,10 @@ impl ModelArgs {
             let what = format!("{} is not a file; it must be the ONNX Runtime library", library.display());
             return Err(ConfigError { setting: "ONNXRUNTIME_LIBRARY", what });
         }
+        if let Some(folder) = self.prepared_dir.as_ref().filter(|folder| !folder.is_dir()) {
+            let what = format!("{} is not a folder; it must hold what `prepare` wrote", folder.display());
+            return Err(ConfigError { setting: "PREPARED_DIR", what });
+        }
         let max_queue = self.max_queue as usize;
         Ok(ResidencySettings {
             // An image that is to use the light model alone need not hold the heavy one.
@@ -195,7 +203,7 @@ impl ModelArgs {
                 max_batch_tokens: self.max_batch_tokens as usize,
                 queue: QueueLimits { max_texts: max_queue, max_tokens: max_queue * QUEUED_TOKENS_PER_TEXT },
             },
-            prepared: PreparedStore::new(self.cache_directory()),
+            prepared: PreparedStore::new(self.cache_directory()).with_shipped(self.prepared_dir.clone()),
             prepare_program: env::current_exe().unwrap_or_else(|_| PathBuf::from("emotion-server")),
             heavy_retry: Duration::from_secs(self.heavy_retry_seconds.min(self.heavy_retry_max_seconds)),
             heavy_retry_max: Duration::from_secs(self.heavy_retry_max_seconds),
@@ -358,6 +366,14 @@ mod tests {
     fn a_missing_models_folder_is_named() {
         let error = parse(&["--model-dir", "/nowhere"]).unwrap().models.residency_settings().unwrap_err();
         assert_eq!(error.setting, "MODEL_DIR");
+    }
+
+    #[test]
+    fn a_missing_folder_of_prepared_weights_is_named() {
+        let models = concat!(env!("CARGO_MANIFEST_DIR"), "/onnx");
+        let arguments = parse(&["--model-dir", models, "--prepared-dir", "/nowhere"]).unwrap();
+        let error = arguments.models.residency_settings().unwrap_err();
+        assert_eq!(error.setting, "PREPARED_DIR");
     }
 
     #[test]

@@ -68,41 +68,39 @@ struct Complete {
     plain_from: Option<u64>,
 }
 
-/// Folder of prepared weights of all models.
+/// Prepared weights of all models: a folder that is written to, and maybe one that came with the program.
 #[derive(Debug, Clone)]
 pub struct PreparedStore {
     directory: PathBuf,
+    shipped: Option<PathBuf>,
 }
 
 impl PreparedStore {
     /// A store in `directory`, which is made when it is first written to.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory }
+        Self { directory, shipped: None }
     }
 
-    /// The store's folder.
+    /// Looks in `shipped` too, for what was prepared ahead of time; it is only read. A container image
+    /// holds such a folder, and cannot write to it when it meets a processor that it was not made for.
+    #[must_use]
+    pub fn with_shipped(self, shipped: Option<PathBuf>) -> Self {
+        Self { shipped, ..self }
+    }
+
+    /// The folder that is written to.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The prepared graph of this bundle, when it is there and whole.
+    /// The prepared graph of this bundle, when it is there and whole. What was written here comes
+    /// before what was shipped: it is written only where that is missing or does not load.
     #[must_use]
     pub fn find(&self, bundle: &Bundle) -> Option<PathBuf> {
-        let folder = self.folder(bundle);
-        let complete = complete(&folder)?;
-        for (name, bytes) in &complete.files {
-            let found = fs::metadata(folder.join(name)).map_or(0, |metadata| metadata.len());
-            if found != *bytes {
-                log::warn!(
-                    "prepared weights {} have {found} bytes instead of {bytes}; preparing again",
-                    folder.join(name).display()
-                );
-                return None;
-            }
-        }
-        Some(folder.join(GRAPH))
+        let name = folder_name(bundle);
+        [Some(&self.directory), self.shipped.as_ref()].into_iter().flatten().find_map(|place| whole(&place.join(&name)))
     }
 
     /// Writes the prepared form of the bundle in this process and returns its graph. Another
@@ -116,11 +114,11 @@ impl PreparedStore {
             move |source| PrepareError::Write { path, source }
         };
         fs::create_dir_all(&self.directory).map_err(failed(&self.directory))?;
-        let folder = self.folder(bundle);
+        let folder = self.directory.join(folder_name(bundle));
         let lock_path = beside(&folder, "lock");
         let lock = File::create(&lock_path).map_err(failed(&lock_path))?;
         wait_for_lock(&lock, &folder)?;
-        if let Some(graph) = self.find(bundle) {
+        if let Some(graph) = whole(&folder) {
             return Ok(graph);
         }
         bundle.verify_hashes()?;
@@ -142,31 +140,46 @@ impl PreparedStore {
         Ok(folder.join(GRAPH))
     }
 
-    /// The weights file, and where in it the part begins that a load reads and runs do not.
-    #[must_use]
-    pub fn plain_weights(&self, bundle: &Bundle) -> Option<(PathBuf, u64)> {
-        let folder = self.folder(bundle);
-        Some((folder.join(WEIGHTS), complete(&folder)?.plain_from?))
-    }
-
-    /// Removes the bundle's prepared form, so that the next load makes it anew.
+    /// Removes the bundle's prepared form from the folder that is written to.
     ///
     /// # Errors
     /// What the system says.
     pub fn discard(&self, bundle: &Bundle) -> io::Result<()> {
-        remove_folder(&self.folder(bundle))
+        remove_folder(&self.directory.join(folder_name(bundle)))
     }
+}
 
-    fn folder(&self, bundle: &Bundle) -> PathBuf {
-        let name = format!(
-            "{}-{}-{}-ort{LIBRARY_VERSION}-{}",
-            safe_name(&bundle.name),
-            bundle.precision,
-            bundle.revision(),
-            instruction_set()
-        );
-        self.directory.join(name)
+/// The weights file of a prepared graph, and where in it the part begins that a load reads and runs do not.
+#[must_use]
+pub fn plain_weights(graph: &Path) -> Option<(PathBuf, u64)> {
+    let folder = graph.parent()?;
+    Some((folder.join(WEIGHTS), complete(folder)?.plain_from?))
+}
+
+fn folder_name(bundle: &Bundle) -> String {
+    format!(
+        "{}-{}-{}-ort{LIBRARY_VERSION}-{}",
+        safe_name(&bundle.name),
+        bundle.precision,
+        bundle.revision(),
+        instruction_set()
+    )
+}
+
+/// The graph of a finished folder whose files have the lengths that they had.
+fn whole(folder: &Path) -> Option<PathBuf> {
+    let complete = complete(folder)?;
+    for (name, bytes) in &complete.files {
+        let found = fs::metadata(folder.join(name)).map_or(0, |metadata| metadata.len());
+        if found != *bytes {
+            log::warn!(
+                "prepared weights {} have {found} bytes instead of {bytes}; preparing again",
+                folder.join(name).display()
+            );
+            return None;
+        }
     }
+    Some(folder.join(GRAPH))
 }
 
 /// The folder's name with an ending, in the same place.

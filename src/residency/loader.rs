@@ -13,7 +13,7 @@ use ort::environment::Environment;
 use super::slot::{Slot, SlotState, State};
 use super::{Admitted, FallbackReason, ReadyModel, Residency, SHORT_BAR};
 use crate::inference::pool::Pool;
-use crate::inference::prepared::DAMAGED_EXIT_CODE;
+use crate::inference::prepared::{self, DAMAGED_EXIT_CODE};
 use crate::inference::runtime::{self, RuntimeError};
 use crate::inference::session::{InferenceSession, LoadStop, SessionError, Weights};
 use crate::model::bundle::{ActivationCost, LoadedBytes};
@@ -131,16 +131,16 @@ impl Residency {
         let settings = &self.settings;
         let bundle = Bundle::open(&self.slot(role).directory, settings.precision)?;
         let environment = runtime::environment(settings.onnxruntime_library.as_deref())?;
-        let weights = self.choose_weights(role, &bundle, stop)?;
+        let weights = self.choose_weights(role, &bundle, None, stop)?;
         let open = |weights: &Weights| self.open_sessions(environment, role, &bundle, weights, stop);
         let loaded = match open(&weights) {
             // A damaged or outdated prepared file is no reason to fail: make it anew, or do without.
-            Err(error) if matches!(weights, Weights::Prepared(_)) && error.may_be_the_files() => {
+            Err(error) if weights != Weights::Plain && error.may_be_the_files() => {
                 log::warn!("the prepared weights of {} cannot be used: {}", bundle.name, chain(&error));
                 if let Err(error) = settings.prepared.discard(&bundle) {
                     log::warn!("cannot remove them: {error}");
                 }
-                let again = self.choose_weights(role, &bundle, stop)?;
+                let again = self.choose_weights(role, &bundle, Some(&weights), stop)?;
                 open(&again).or_else(|error| match again {
                     Weights::Prepared(_) if error.may_be_the_files() => open(&Weights::Plain),
                     Weights::Prepared(_) | Weights::Plain => Err(error),
@@ -155,7 +155,7 @@ impl Residency {
             }
             Err(error)
         })?;
-        let activation = if weights == Weights::Plain.as_str() { bundle.activation_plain } else { bundle.activation };
+        let activation = if weights == Weights::Plain { bundle.activation_plain } else { bundle.activation };
         let mut pool_settings = settings.pool;
         pool_settings.max_batch_tokens =
             bounded_batch(settings.pool.max_batch_tokens, sessions.len(), &activation, admitted.left_bytes);
@@ -166,7 +166,8 @@ impl Residency {
                 pool_settings.max_batch_tokens
             );
         }
-        if let Some((file, plain_from)) = settings.prepared.plain_weights(&bundle)
+        if let Weights::Prepared(graph) = &weights
+            && let Some((file, plain_from)) = prepared::plain_weights(graph)
             && let Err(error) = super::reclaim::drop_from_page_cache(&file, plain_from)
         {
             log::debug!("{} stays in the page cache: {error}", file.display());
@@ -181,14 +182,24 @@ impl Residency {
             Arc::clone(&self.metrics),
         )
         .map_err(LoadError::Thread)?;
-        Ok(ReadyModel::new(bundle, tokenizer, pool, weights))
+        Ok(ReadyModel::new(bundle, tokenizer, pool, weights.as_str()))
     }
 
     /// Prepared weights that are there; else those that a child process makes now; else none.
-    fn choose_weights(self: &Arc<Self>, role: Role, bundle: &Bundle, stop: &LoadStop) -> Result<Weights, LoadError> {
-        let store = &self.settings.prepared;
-        if let Some(path) = store.find(bundle) {
-            return Ok(Weights::Prepared(path));
+    /// Those that were `refused` do not count as there: shipped ones cannot be removed.
+    fn choose_weights(
+        self: &Arc<Self>,
+        role: Role,
+        bundle: &Bundle,
+        refused: Option<&Weights>,
+        stop: &LoadStop,
+    ) -> Result<Weights, LoadError> {
+        let find = || {
+            let found = self.settings.prepared.find(bundle).map(Weights::Prepared);
+            found.filter(|weights| Some(weights) != refused)
+        };
+        if let Some(weights) = find() {
+            return Ok(weights);
         }
         // No time is spent on weights that would not be loaded then.
         let prepared = if self.admit(role, &needed(bundle, bundle.memory.prepared), 1).is_some() {
@@ -200,7 +211,8 @@ impl Residency {
             return Err(SessionError::Stopped.into());
         }
         let why = match prepared {
-            Ok(()) => return Ok(store.find(bundle).map_or(Weights::Plain, Weights::Prepared)),
+            // They may lie where refused ones lay before.
+            Ok(()) => return Ok(self.settings.prepared.find(bundle).map_or(Weights::Plain, Weights::Prepared)),
             Err(NotPrepared::Damaged) => {
                 bundle.verify_hashes()?;
                 "its files seemed damaged".to_owned()
@@ -292,7 +304,7 @@ impl Residency {
         bundle: &Bundle,
         weights: &Weights,
         stop: &LoadStop,
-    ) -> Result<(Vec<InferenceSession>, TextTokenizer, &'static str, Admitted), LoadError> {
+    ) -> Result<(Vec<InferenceSession>, TextTokenizer, Weights, Admitted), LoadError> {
         let need = match weights {
             Weights::Prepared(_) => needed(bundle, bundle.memory.prepared),
             Weights::Plain => needed(bundle, bundle.memory.plain),
@@ -309,7 +321,7 @@ impl Residency {
         for _ in 1..count {
             sessions.push(InferenceSession::load(environment, bundle, weights, stop)?);
         }
-        Ok((sessions, tokenizer, weights.as_str(), admitted))
+        Ok((sessions, tokenizer, weights.clone(), admitted))
     }
 }
 

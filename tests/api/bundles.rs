@@ -257,6 +257,34 @@ fn damaged_prepared_weights_are_made_anew() {
 }
 
 #[test]
+fn shipped_prepared_weights_are_read_where_they_are_and_replaced_where_they_are_damaged() {
+    let folders = Folders::new();
+    let shipped = folders.prepare(&folders.copy("ekman", "copy"));
+    let place = folders.models().with_file_name("shipped");
+    fs::rename(folders.cache(), &place).unwrap();
+    let weights = place.join(shipped.file_name().unwrap()).join("model.bin");
+    let load = |says: &[&str]| {
+        let place = place.to_str().unwrap();
+        let variables = [("LIGHT_MODEL", "copy"), ("USE_LIGHT_MODEL", "true"), ("PREPARED_DIR", place)];
+        let server = Server::start_command(folders.command(&variables));
+        let reply = answered(&server.post("/analyze", &json!({"text": TEXT})));
+        assert_eq!(reply["basic_emotion"], "joy", "{reply}");
+        let log = log_with(&server, "loading -> ready");
+        assert!(says.iter().all(|what| log.contains(what)) && log.contains("prepared int8"), "{log}");
+        log
+    };
+    let log = load(&[]);
+    assert!(!log.contains("prepared weights"), "{log}");
+    assert!(!folders.cache().exists(), "nothing had to be written");
+
+    fs::write(&weights, vec![0x55; usize::try_from(fs::metadata(&weights).unwrap().len()).unwrap()]).unwrap();
+    load(&["the prepared weights of copy cannot be used", "prepared weights of copy written"]);
+    assert!(weights.exists(), "the shipped ones are not the server's to remove");
+    let log = load(&[]);
+    assert!(!log.contains("prepared weights"), "{log}");
+}
+
+#[test]
 fn plain_exports_from_the_hub_load_and_give_the_same_scores() {
     let folders = Folders::new();
     let (expected, _) = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import Server
+from real_server import Server
 
 HERE = Path(__file__).parent
 

@@ -62,7 +62,7 @@ impl OpenPaths {
                 "/health" => self.health,
                 "/metrics" => self.metrics,
                 "/" | "/docs" | "/openapi.json" => self.pages,
-                _ => self.pages && path.starts_with("/docs/"),
+                _ => self.pages && ["/docs/", "/playground/"].iter().any(|folder| path.starts_with(folder)),
             }
     }
 }

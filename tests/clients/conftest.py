@@ -1,72 +1,13 @@
 """A real server of this build on a free port, for the clients of each contract."""
 
-import os
-import re
-import subprocess
-import threading
+import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 60
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-
-class Server:
-    """A running server; its settings are the defaults but for those given."""
-
-    def __init__(self, **variables: str):
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-        settings = {
-            "PORT": "0",
-            "MODEL_DIR": str(ROOT / "onnx"),
-            "MODEL_CACHE_DIR": str(ROOT / "target" / "tmp" / "prepared"),
-        }
-        self.process = subprocess.Popen(
-            [program()], env=kept | settings | variables, stderr=subprocess.PIPE, text=True
-        )
-        self.log: list[str] = []
-        self.port: int | None = None
-        self._listening = threading.Event()
-        threading.Thread(target=self._read_log, daemon=True).start()
-        if not self._listening.wait(START_SECONDS) or self.port is None:
-            self.stop()
-            raise RuntimeError("the server does not listen:\n" + "".join(self.log))
-
-    def _read_log(self) -> None:
-        for line in self.process.stderr:
-            self.log.append(line)
-            found = re.search(r"listening on \S+:(\d+)", line)
-            if found:
-                self.port = int(found[1])
-                self._listening.set()
-        self._listening.set()
-
-    @property
-    def address(self) -> str:
-        """Host and port."""
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """The bare address with its scheme."""
-        return f"http://{self.address}"
-
-    def stop(self) -> None:
-        """Ends the server."""
-        self.process.kill()
-        self.process.wait()
-
-
-def program() -> str:
-    """The program of EMOTION_SERVER, or the one that was built last."""
-    if "EMOTION_SERVER" in os.environ:
-        return os.environ["EMOTION_SERVER"]
-    built = [ROOT / "target" / profile / "emotion-server" for profile in ("debug", "release")]
-    built = [path for path in built if path.is_file()]
-    if not built:
-        raise RuntimeError("there is no emotion-server in target: run cargo build first")
-    return str(max(built, key=lambda path: path.stat().st_mtime))
+from server import Server  # noqa: E402
 
 
 @pytest.fixture(scope="module")

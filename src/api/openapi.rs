@@ -18,10 +18,8 @@ use crate::model::Role;
 
 static DOCS_PAGE: PageFile = PageFile::new("index.html", include_str!("docs/index.html"));
 
-static DOCS_FILES: [PageFile; 2] = [
-    PageFile::new("docs.css", include_str!("docs/docs.css")),
-    PageFile::new("docs.js", include_str!("docs/docs.js")),
-];
+static DOCS_FILES: [PageFile; 2] =
+    [PageFile::new("docs.css", include_str!("docs/docs.css")), PageFile::new("docs.js", include_str!("docs/docs.js"))];
 
 #[derive(OpenApi)]
 #[openapi(

@@ -67,8 +67,11 @@ fn pages_and_their_files_are_bound_to_this_server() {
         for never in ["<style", " style=", " onclick=", "http://", "https://", "//cdn"] {
             assert!(!page.text.contains(never), "{path} has {never}");
         }
-        assert_eq!(page.text.matches("<script").count(), page.text.matches("<script src=").count()
-            + page.text.matches("<script type=\"module\" src=").count(), "{path} has a script of its own");
+        assert_eq!(
+            page.text.matches("<script").count(),
+            page.text.matches("<script src=").count() + page.text.matches("<script type=\"module\" src=").count(),
+            "{path} has a script of its own"
+        );
     }
 }
 
@@ -136,6 +139,18 @@ fn a_file_that_no_page_has_is_not_found() {
     }
     let posted = ask(server, Method::POST, "/playground/main.js", &[]);
     assert_eq!((posted.status, posted.header("allow")), (405, Some("GET, HEAD")));
+}
+
+#[test]
+fn a_rate_limit_counts_a_page_but_not_its_files() {
+    let server = Server::start(&[("RATE_LIMIT_RPS", "1"), ("RATE_LIMIT_BURST", "1")]);
+    let files =
+        [named_in(&open(&server, "/").text, "src"), named_in(&open(crate::shared::server(), "/docs").text, "src")];
+    assert!(files.concat().len() >= 4, "{files:?}");
+    for path in files.concat() {
+        assert_eq!(open(&server, &path).status, 200, "{path}");
+    }
+    assert!((0..3).any(|_| open(&server, "/").status == 429), "the page itself was not counted");
 }
 
 #[test]

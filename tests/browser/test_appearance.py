@@ -69,18 +69,12 @@ def test_everything_can_be_done_by_keyboard(page):
     press(page, TAB)
     assert "Skip to the text" in focused(page)
     press(page, ENTER)
-    page.wait("the text field", lambda: page.run("return location.hash") == "#text")
-    order = []
-    press(page, TAB)
-    while focused(page) != "text" and len(order) < 10:
-        press(page, TAB)
-        order.append(focused(page))
-    assert focused(page) == "text", order
+    page.wait("the text field", lambda: focused(page) == "text")
     press(page, "What a wonderful surprise!")
     page.wait_for_bars(28)
     press(page, TAB)
     assert focused(page) == "Pride and loss"
-    press(page, TAB, )
+    press(page, TAB)
     press(page, ENTER)
     page.wait_for_text("Gratitude", ".headline")
     for _ in range(10):

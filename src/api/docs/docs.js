@@ -17,7 +17,7 @@ const pretty = (value) => JSON.stringify(value, null, 2);
 // A box that scrolls, so that the keyboard can too.
 function box(text, label) {
   const pre = make("pre", { tabIndex: 0 }, text);
-  pre.setAttribute("role", "region");
+  pre.setAttribute("role", "group");
   pre.setAttribute("aria-label", label);
   return pre;
 }

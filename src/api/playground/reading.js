@@ -3,6 +3,9 @@
 import { make, setText } from "./dom.js";
 import { MARKS, capital, fallbackReason, kindOf, list, milliseconds, percent, sentences } from "./words.js";
 
+/** Least score of a significant emotion where a request asks for no other. */
+const SIGNIFICANT = 0.1;
+
 /** How long an answer may take before the old one is shown as such, in ms. */
 const PATIENCE_MS = 400;
 
@@ -37,9 +40,8 @@ function bar(label, score, significant) {
 
 /** All labels, highest first; the significant ones stand out and have a list of their own. */
 function bars(answer) {
-  const threshold = 0.1;
   const scores = Object.entries(answer.all_scores);
-  const isSignificant = ([, score]) => score >= threshold;
+  const isSignificant = ([, score]) => score >= SIGNIFICANT;
   const [high, low] = [scores.filter(isSignificant), scores.filter((entry) => !isSignificant(entry))];
   return make("div", { className: "bars" },
     make("h3", {}, high.length ? `Significant: 10 % or more (${high.length} of ${scores.length})` : "Significant: none reaches 10 %"),
@@ -61,7 +63,7 @@ function answered({ json, headers, ms }, why) {
   return [
     ["Answered by", `${model.name}, the ${model.role} model in ${model.precision}: ${reason}`],
     ["Took", `${milliseconds(ms)} to and from this browser, ${source}; ${tokens} ${tokens === 1 ? "token" : "tokens"}`],
-    ["Own bounds", labels.length ? `Over the bound tuned for its label: ${list(labels)}` : "No label is over the bound tuned for it"],
+    ["Labels", labels.length ? `${list(labels)}, by the threshold tuned for each label` : "None is over the threshold tuned for it"],
   ];
 }
 

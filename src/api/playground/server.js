@@ -2,7 +2,7 @@
 
 import { ask, currentKey } from "./api.js";
 import { byId, make, setShare, setText } from "./dom.js";
-import { capital, duration, levelWords, megabytes, stateWords } from "./words.js";
+import { amount, capital, duration, levelWords, megabytes, stateWords } from "./words.js";
 
 const POLL_MS = 2000;
 const HEALTH_TIMEOUT_MS = 6000;
@@ -218,7 +218,7 @@ export class ServerPanel {
     this.figure("Texts waiting", `${queued}`);
     this.figure("Tokens waiting", `${roles.heavy.queued_tokens + roles.light.queued_tokens}`);
     this.figure("Cache hits", asked ? `${cache.hits} of ${asked}` : "none asked");
-    this.figure("Cache holds", `${megabytes(cache.bytes)} MB`);
+    this.figure("Cache holds", amount(cache.bytes));
     this.figure("Container", container);
   }
 

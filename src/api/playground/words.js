@@ -127,6 +127,9 @@ export function milliseconds(ms) {
   return ms < 2000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 
+/** A few bytes, in kB or MB. */
+export const amount = (bytes) => (bytes < 1048576 ? `${Math.ceil(bytes / 1024)} kB` : `${megabytes(bytes)} MB`);
+
 /** Bytes as MB, of 1024 × 1024, as the settings count them. */
 export function megabytes(bytes) {
   const value = bytes / 1048576;

@@ -44,7 +44,8 @@ def test_a_phone_needs_no_scrolling_sideways(server, open_page):
     outside = page.run(
         "return [...document.querySelectorAll('main *')].filter((element) => {"
         " const box = element.getBoundingClientRect();"
-        " return box.width > 1 && (box.right > innerWidth + 0.5 || box.left < -0.5); }).map((e) => e.outerHTML.slice(0, 90))"
+        " return box.width > 1 && (box.right > innerWidth + 0.5 || box.left < -0.5);"
+        "}).map((element) => element.outerHTML.slice(0, 90))"
     )
     assert outside == []
     small = page.run(
@@ -122,7 +123,8 @@ def test_what_moves_is_still_for_those_who_ask(page):
     page.wait_for_bars(28)
     moving = (
         "return [...document.querySelectorAll('*')].filter((e) => { const s = getComputedStyle(e);"
-        " return s.transitionDuration !== '0s' && s.transitionProperty !== 'none' || s.animationName !== 'none'; }).length"
+        " return s.transitionDuration !== '0s' && s.transitionProperty !== 'none' || s.animationName !== 'none';"
+        "}).length"
     )
     assert page.run(moving) == 0
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -29,8 +29,11 @@ def test_every_operation_is_there_and_can_be_tried(docs, server):
 
 
 def test_every_body_has_an_example(docs):
-    empty = docs.run("return [...document.querySelectorAll('.operation')].filter((operation) =>"
-                     " operation.querySelector('textarea')?.value === '').map((o) => o.querySelector('code').textContent)")
+    empty = docs.run(
+        "return [...document.querySelectorAll('.operation')]"
+        ".filter((operation) => operation.querySelector('textarea')?.value === '')"
+        ".map((operation) => operation.querySelector('code').textContent)"
+    )
     assert empty == ["/v2/repository/index"], "only this body may be left out"
 
 

@@ -12,10 +12,11 @@ from server import ask
 AWKWARD = "It's \"so\" `ls` $HOME ${PATH} $(id) \\n !! 'quoted'\n<b onclick=\"x\">täglich 🎉</b> it''s"
 
 
-def run(command: str, **variables: str) -> list[dict]:
+def run(command: str, cwd=None, **variables: str) -> list[dict]:
     """The JSON objects that a shell's command prints."""
     environment = {"PATH": os.environ["PATH"], "HOME": "/nowhere"} | variables
-    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+    options = {"env": environment, "cwd": cwd, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run(["sh", "-c", command], **options)
     assert done.returncode == 0, done.stderr
     decoder, found, rest = json.JSONDecoder(), [], done.stdout
     while rest.strip():
@@ -43,6 +44,16 @@ def test_the_command_asks_what_the_page_asked(page, server, curl):
     _, expected = ask(f"{server.url}/analyze", {"text": AWKWARD})
     assert run(shown(page)) == [expected]
     assert not page.all("#curl b"), "what was typed became markup"
+
+
+def test_a_text_too_long_for_a_command_comes_from_a_file(page, tmp_path, curl):
+    text = "I am so happy that you came. " * 6000
+    page.paste(text)
+    page.wait_for_bars(28)
+    assert len(shown(page)) < 1000
+    (tmp_path / "body.json").write_text(json.dumps({"text": text}))
+    (answer,) = run(shown(page), cwd=tmp_path)
+    assert answer["truncated"] and answer["emotion"] == "joy"
 
 
 def test_heavy_beside_light_is_two_commands(page, curl):

@@ -23,7 +23,7 @@ def native(message: str) -> str:
     ("status", "body", "title", "detail"),
     [
         (400, native("the body is not JSON"), "There is nothing to read", "The body is not JSON."),
-        (401, native("this server needs a key"), "This server needs a key", "This server needs a key."),
+        (401, native("send it as a Bearer token"), "This server needs a key", "Enter one of its keys in the field"),
         (403, "<html>Forbidden</html>", "Access is refused", "Something between this page and the server"),
         (413, native("the body is over 10 bytes"), "The text is too large", "The body is over 10 bytes."),
         (422, native("top_k is 9"), "The server cannot take this as it is", "Top_k is 9."),

@@ -70,6 +70,8 @@ async function troubleOf(reply) {
     said = reply.status === 403 ? "Something between this page and the server refuses the request." : "";
   }
   const wait = Number.parseInt(reply.headers.get("retry-after") ?? "", 10);
+  // What the server says of keys is meant for programs.
+  if (reply.status === 401) said = "enter one of its keys in the field “Key”; it is sent with all that this page asks";
   const detail = said ? `${said.charAt(0).toUpperCase()}${said.slice(1).replace(/\.$/, "")}.` : "";
   const retryAfterSeconds = Number.isFinite(wait) ? wait : null;
   return new Trouble(titleOf(reply.status), detail, { status: reply.status, retryAfterSeconds });

@@ -155,6 +155,10 @@ const panel = new ServerPanel({
   onBack: () => {
     if (failedOffline) run();
   },
+  onLocked: () => {
+    serverWantsKey = true;
+    showRequest();
+  },
 });
 
 function showKeyState(problem) {

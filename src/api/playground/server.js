@@ -122,9 +122,13 @@ class ModelRow {
 
 /** Polls `/health` while the page is visible. */
 export class ServerPanel {
-  /** `onChange` after a model was loaded or unloaded here; `onBack` when the server answers again. */
-  constructor({ onChange, onBack }) {
+  /**
+   * `onChange` after a model was loaded or unloaded here; `onBack` when the server answers again;
+   * `onLocked` when it asks for a key.
+   */
+  constructor({ onChange, onBack, onLocked }) {
     this.onBack = onBack;
+    this.onLocked = onLocked;
     this.timer = null;
     this.asking = null;
     this.isAway = false;
@@ -232,14 +236,16 @@ export class ServerPanel {
   }
 
   fail(trouble) {
-    this.tell("away", trouble.needsKey ? "locked" : "no answer");
+    if (trouble.needsKey) this.tell("locked", "needs a key");
+    else this.tell("away", trouble.status ? `refused (${trouble.status})` : "no answer");
     this.isAway ||= trouble.status === 0;
+    if (trouble.status === 401) this.onLocked();
     const detail = trouble.needsKey
-      ? `${currentKey() ? "The key in use does not open it." : "Enter a key below to see memory, models and queue."}`
+      ? (currentKey() ? "The key in use does not open it." : "Enter a key below to see memory, models and queue.")
       : trouble.detail;
     const title = trouble.needsKey ? "The server's state needs a key" : trouble.title;
     byId("server-body").hidden = true;
     byId("server-notice").replaceChildren(
-      make("div", { className: "notice bad" }, make("strong", {}, title), detail));
+      make("div", { className: `notice ${trouble.needsKey ? "warn" : "bad"}` }, make("strong", {}, title), detail));
   }
 }

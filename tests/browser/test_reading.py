@@ -23,7 +23,7 @@ def test_bars_appear_while_one_types(page, server):
         "On the whole negative",
         "Conflicted",
         "Positive and negative feelings are both among the strongest",
-        "grief and sadness, by the threshold tuned for each label",
+        "grief and sadness, by the model's own rule",
         "goemotions, the heavy model in int8: the first choice where it may run",
         "16 tokens",
         " ms",

@@ -63,7 +63,7 @@ function answered({ json, headers, ms }, why) {
   return [
     ["Answered by", `${model.name}, the ${model.role} model in ${model.precision}: ${reason}`],
     ["Took", `${milliseconds(ms)} to and from this browser, ${source}; ${tokens} ${tokens === 1 ? "token" : "tokens"}`],
-    ["Labels", labels.length ? `${list(labels)}, by the threshold tuned for each label` : "None is over the threshold tuned for it"],
+    ["Labels", labels.length ? `${list(labels)}, by the model's own rule` : "None, by the model's own rule"],
   ];
 }
 

@@ -4,13 +4,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from page import Page
+from page import Page, browser_programs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 from server import Server  # noqa: E402
 
 TEXT = "I am so proud of you, but I will miss you terribly."
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _browser():
+    """Asked before any server is started."""
+    browser_programs()
 
 
 @pytest.fixture(scope="session")

@@ -7,17 +7,18 @@ ARGS ?=
 
 ORT := lib/libonnxruntime.so
 # .venv holds what making and testing models needs, .venv-clients the clients that the server is
-# tested with; .cache/tools only pip and the linters, so that running the server does not wait for
-# gigabytes of Python packages.
+# tested with, .venv-browser what drives a browser; .cache/tools only pip and the linters, so that
+# running the server does not wait for gigabytes of Python packages.
 VENV := .venv/.installed
 CLIENTS := .venv-clients/.installed
+BROWSER := .venv-browser/.installed
 TOOLS := .cache/tools
 VENV_PYTHON := ORT_DISABLE_TELEMETRY=1 .venv/bin/python
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-clients image image-test lint format bench load export-hub train-light evaluate require-data clean
+.PHONY: help setup run test test-clients test-browser image image-test lint format bench load export-hub train-light evaluate require-data clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -30,13 +31,18 @@ run: $(ORT) ## build the server and start it on port 8080
 
 test: setup ## every test: Rust, then Python
 	cargo test --locked
-	$(VENV_PYTHON) -m pytest tests --ignore tests/clients --ignore tests/deploy --ignore tests/image
+	$(VENV_PYTHON) -m pytest tests --ignore tests/clients --ignore tests/browser --ignore tests/deploy --ignore tests/image
 	$(MAKE) test-clients
+	$(MAKE) test-browser
 
 test-clients: $(ORT) $(CLIENTS) ## the tests that ask the server with real clients, and of what deploys it
 	cargo build --locked
 	.venv-clients/bin/python -m pytest tests/clients
 	.venv-clients/bin/python -m pytest tests/deploy
+
+test-browser: $(ORT) $(BROWSER) ## the tests of the pages in Chromium; skipped without it, unless CI=true
+	cargo build --locked
+	.venv-browser/bin/python -m pytest tests/browser
 
 IMAGE ?= emotion-server:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 image: ## the container image, with docker or else buildah; IMAGE=name:tag, ARGS="--build-arg MODEL_PRECISION=int4"
@@ -104,6 +110,11 @@ $(VENV): scripts/requirements.txt
 $(CLIENTS): scripts/requirements-clients.txt
 	$(call make-venv,.venv-clients)
 	.venv-clients/bin/python $(PIP_INSTALL) -r $<
+	@touch $@
+
+$(BROWSER): scripts/requirements-browser.txt
+	$(call make-venv,.venv-browser)
+	.venv-browser/bin/python $(PIP_INSTALL) --no-deps --require-hashes -r $<
 	@touch $@
 
 $(TOOLS)/.created:

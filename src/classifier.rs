@@ -190,6 +190,12 @@ impl Classifier {
         &self.residency
     }
 
+    /// Bytes of all answers that are kept.
+    #[must_use]
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache.bytes()
+    }
+
     /// One answer a text, in order. All windows of a text are answered by the same model; texts of
     /// one query may be answered by different ones when a model goes in between.
     ///

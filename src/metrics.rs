@@ -285,6 +285,12 @@ impl Metrics {
         };
     }
 
+    /// How many looks into the cache found their text, and how many did not.
+    #[must_use]
+    pub fn cache_lookups(&self) -> (u64, u64) {
+        (self.cache_hits.get(), self.cache_misses.get())
+    }
+
     /// Everything that is counted as events happen.
     #[must_use]
     pub fn registry(&self) -> &Registry {

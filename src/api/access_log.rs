@@ -21,6 +21,7 @@ use actix_web::{Error, HttpMessage, HttpRequest, web};
 use log::kv::Value;
 
 use super::ApiState;
+use super::pages::PAGE_HEADERS;
 use crate::classifier::Answer;
 use crate::metrics::Answered;
 use crate::residency::FallbackReason;
@@ -38,18 +39,6 @@ const CLIENT_GONE: u16 = 499;
 
 /// Route of requests that no contract has: a path is the client's own choice and is kept out.
 const NO_ROUTE: &str = "unmatched";
-
-/// Pages may load nothing from elsewhere and may not be framed. Their own scripts and styles stand
-/// in them.
-const PAGE_HEADERS: [(&str, &str); 3] = [
-    (
-        "content-security-policy",
-        "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
-         img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    ("x-frame-options", "DENY"),
-    ("referrer-policy", "no-referrer"),
-];
 
 /// What the handlers tell about a request. Each request has one among its extensions.
 #[derive(Debug, Default)]

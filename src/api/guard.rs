@@ -27,6 +27,9 @@ const CORS_MAX_AGE_SECONDS: usize = 3600;
 /// Paths that say whether the server is up: those who ask, such as a kubelet, have no key.
 const ALWAYS_OPEN: [&str; 2] = ["/livez", "/readyz"];
 
+/// Files of pages.
+const PAGE_FOLDERS: [&str; 2] = ["/docs/", "/playground/"];
+
 /// Which paths need no key beside those that never do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OpenPaths {
@@ -62,8 +65,15 @@ impl OpenPaths {
                 "/health" => self.health,
                 "/metrics" => self.metrics,
                 "/" | "/docs" | "/openapi.json" => self.pages,
-                _ => self.pages && path.starts_with("/docs/"),
+                _ => self.holds_file(method, path),
             }
+    }
+
+    /// Whether it is for a file of an open page.
+    fn holds_file(self, method: &Method, path: &str) -> bool {
+        self.pages
+            && matches!(*method, Method::GET | Method::HEAD)
+            && PAGE_FOLDERS.iter().any(|folder| path.starts_with(folder))
     }
 }
 
@@ -131,7 +141,8 @@ pub struct Guard {
 impl Guard {
     /// Counts the request and looks for its key.
     fn check(&self, method: &Method, path: &str, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<(), ApiError> {
-        if ALWAYS_OPEN.contains(&path) {
+        // A page needs many files at once, which cost next to nothing: they are not counted.
+        if ALWAYS_OPEN.contains(&path) || self.open.holds_file(method, path) {
             return Ok(());
         }
         let sent = if self.keys.is_empty() && self.admin.is_empty() { None } else { sent_key(headers) };

@@ -17,6 +17,8 @@ mod ndjson;
 mod open_inference;
 mod openapi;
 mod operations;
+mod pages;
+mod playground;
 mod python_compat;
 pub(crate) mod request;
 mod root;
@@ -88,6 +90,7 @@ pub fn configure(config: &mut web::ServiceConfig, state: web::Data<ApiState>, li
         .configure(operations::configure)
         .configure(openapi::configure)
         .configure(root::configure)
+        .configure(playground::configure)
         .configure(tei::configure)
         .configure(hugging_face::configure)
         .configure(open_inference::configure)

@@ -4,19 +4,22 @@ use std::future::{Ready, ready};
 use std::sync::OnceLock;
 
 use actix_web::web::Bytes;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
-use super::error::{ApiError, ErrorKind};
+use super::error::{self, ApiError, ErrorKind};
+use super::pages::PageFile;
 use super::{
     ApiState, exposition, hugging_face, kserve_v1, methods, native, ndjson, open_inference, operations, python_compat,
     root, tei,
 };
 use crate::model::Role;
 
-/// Everything on it is in this one file, so that it works with no network.
-const DOCS_PAGE: &str = include_str!("docs.html");
+static DOCS_PAGE: PageFile = PageFile::new("index.html", include_str!("docs/index.html"));
+
+static DOCS_FILES: [PageFile; 2] =
+    [PageFile::new("docs.css", include_str!("docs/docs.css")), PageFile::new("docs.js", include_str!("docs/docs.js"))];
 
 #[derive(OpenApi)]
 #[openapi(
@@ -73,7 +76,10 @@ const DOCS_PAGE: &str = include_str!("docs.html");
 struct ApiDescription;
 
 pub(super) fn configure(config: &mut web::ServiceConfig) {
-    config.service(methods::get("/openapi.json", description)).service(methods::get("/docs", docs));
+    config
+        .service(methods::get("/openapi.json", description))
+        .service(methods::get("/docs", docs))
+        .service(methods::get("/docs/{file}", docs_file));
 }
 
 fn description(state: web::Data<ApiState>) -> Ready<Result<HttpResponse, ApiError>> {
@@ -124,6 +130,14 @@ fn written(state: &ApiState) -> Result<Bytes, serde_json::Error> {
     Ok(serde_json::to_vec(&description)?.into())
 }
 
-fn docs() -> Ready<HttpResponse> {
-    ready(HttpResponse::Ok().content_type("text/html; charset=utf-8").body(DOCS_PAGE))
+fn docs(http: HttpRequest) -> Ready<HttpResponse> {
+    ready(DOCS_PAGE.reply(&http))
+}
+
+fn docs_file(http: HttpRequest) -> Ready<Result<HttpResponse, ApiError>> {
+    let name = http.match_info().get("file").unwrap_or_default();
+    match DOCS_FILES.iter().find(|file| file.name == name) {
+        Some(file) => ready(Ok(file.reply(&http))),
+        None => error::not_found(http),
+    }
 }

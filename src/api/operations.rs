@@ -70,6 +70,24 @@ pub(super) struct Health {
     roles: Roles,
     memory: MemoryStatus,
     queued_texts: usize,
+    cache: CacheStatus,
+}
+
+/// What the cache of answers has done since the start, and holds now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CacheStatus {
+    /// Texts answered from it.
+    hits: u64,
+    /// Texts not found in it.
+    misses: u64,
+    bytes: u64,
+}
+
+impl CacheStatus {
+    fn of(state: &ApiState) -> Self {
+        let (hits, misses) = state.metrics.cache_lookups();
+        Self { hits, misses, bytes: state.classifier.cache_bytes() }
+    }
 }
 
 /// The models by the part they play.
@@ -150,6 +168,7 @@ pub(super) fn health(state: web::Data<ApiState>) -> Ready<HttpResponse> {
         roles: Roles::of(roles),
         memory: MemoryStatus::new(residency),
         queued_texts: queued,
+        cache: CacheStatus::of(&state),
     }))
 }
 

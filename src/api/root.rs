@@ -1,7 +1,8 @@
-//! `/`: a sign of life for `GET`; for `POST`, the two contracts whose clients post to the bare address.
+//! `/`: for `GET` a page or a sign of life; for `POST`, the two contracts whose clients post to the bare address.
 
 use std::future::{Ready, ready};
 
+use actix_web::http::header::{HeaderValue, VARY};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use utoipa::ToSchema;
 use super::body::Body;
 use super::error::ApiError;
 use super::error_docs::{TeiErrors, TeiGuardErrors};
-use super::{ApiState, hugging_face, methods, tei};
+use super::{ApiState, hugging_face, methods, playground, tei};
 
 pub(super) fn configure(config: &mut web::ServiceConfig) {
     config.service(methods::get_and_post("/", alive, predict));
@@ -22,13 +23,25 @@ pub(super) struct Alive {
     status: &'static str,
 }
 
-/// A sign of life.
+/// A sign of life; for a browser, the playground.
 #[utoipa::path(
     get, path = "/", tag = "operations",
-    responses((status = 200, description = "The server is alive", body = Alive), TeiGuardErrors)
+    responses(
+        (status = 200, description = "The server is alive", content(
+            (Alive = "application/json"),
+            (String = "text/html; charset=utf-8")
+        )),
+        TeiGuardErrors
+    )
 )]
-pub(super) fn alive() -> Ready<HttpResponse> {
-    ready(HttpResponse::Ok().json(Alive { status: "alive" }))
+pub(super) fn alive(http: HttpRequest) -> Ready<HttpResponse> {
+    let mut reply = if playground::is_wanted(&http) {
+        playground::page(&http)
+    } else {
+        HttpResponse::Ok().json(Alive { status: "alive" })
+    };
+    reply.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    ready(reply)
 }
 
 /// What tells the contracts apart: Hugging Face's clients always send `parameters`.

@@ -23,6 +23,7 @@ mod metrics;
 mod ndjson;
 mod open_inference;
 mod operations;
+mod pages;
 mod pressure;
 mod python_compat;
 mod root;

@@ -33,6 +33,19 @@ fn health_tells_version_uptime_roles_and_memory() {
 }
 
 #[test]
+fn health_counts_what_the_cache_answered() {
+    let server = Server::start(&[("USE_LIGHT_MODEL", "true")]);
+    let cache = || server.get("/health").json["cache"].clone();
+    assert_eq!(cache(), json!({"hits": 0, "misses": 0, "bytes": 0}));
+    for _ in 0..3 {
+        answered(&server.post("/analyze", &json!({"text": TEXT})));
+    }
+    let counted = cache();
+    assert_eq!((&counted["hits"], &counted["misses"]), (&json!(2), &json!(1)), "{counted}");
+    assert!(counted["bytes"].as_u64() > Some(0), "{counted}");
+}
+
+#[test]
 fn probes_may_ask_with_head() {
     let server = server();
     for path in ["/livez", "/readyz", "/health", "/models"] {

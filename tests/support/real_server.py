@@ -1,10 +1,13 @@
 """A real server of this build in a process of its own, for tests in Python."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,3 +73,15 @@ def program() -> str:
     if not built:
         raise RuntimeError("there is no emotion-server in target: run cargo build first")
     return str(max(built, key=lambda path: path.stat().st_mtime))
+
+
+def ask(url: str, body: object = None, key: str = "", method: str = "") -> tuple[int, object]:
+    """Status and JSON of a request; a body makes it a POST."""
+    headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers, method=method or ("GET" if body is None else "POST"))
+    try:
+        with urllib.request.urlopen(request, timeout=START_SECONDS) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, json.load(refusal)

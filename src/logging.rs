@@ -55,8 +55,12 @@ fn start_with(format: LogFormat, default_filter: &str, log_texts: bool) {
         builder.format_timestamp_millis();
     }
     builder.init();
-    // A panic is a line like any other, so that it is found where the log is read.
-    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    // A panic is a line like any other, so that it is found where the log is read. Its message may
+    // quote a text, as that of a slice within a character does.
+    std::panic::set_hook(Box::new(move |panic| match panic.location() {
+        Some(place) if !log_texts => log::error!("a defect: panicked at {place}; LOG_TEXTS=true shows the message"),
+        _ => log::error!("{panic}"),
+    }));
 }
 
 /// Takes over a record's own fields.

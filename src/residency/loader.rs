@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use ort::environment::Environment;
 
+use super::admission::Admitted;
 use super::slot::{Slot, SlotState, State};
-use super::{Admitted, FallbackReason, ReadyModel, Residency, SHORT_BAR};
+use super::{FallbackReason, ReadyModel, Residency, SHORT_BAR};
 use crate::inference::pool::Pool;
 use crate::inference::prepared::{self, DAMAGED_EXIT_CODE};
 use crate::inference::runtime::{self, RuntimeError};
@@ -314,15 +315,26 @@ impl Residency {
         else {
             return Err(LoadError::DoesNotFit { needed_mb: (need.unreclaimable_bytes(1) + need.mapped_bytes) >> 20 });
         };
-        let tokenizer = TextTokenizer::load(&bundle.tokenizer_path(), bundle.max_length)?;
-        let mut first = InferenceSession::load(environment, bundle, weights, stop)?;
-        probe(&mut first, &tokenizer, bundle)?;
+        let load = || InferenceSession::load(environment, bundle, weights, stop);
+        // The first answer waits for all of this, so what does not need the other is done beside it.
+        let (tokenizer, first) = beside(|| TextTokenizer::load(&bundle.tokenizer_path(), bundle.max_length), load);
+        let (tokenizer, mut first) = (tokenizer??, first?);
+        let others = || (1..count).map(|_| load()).collect::<Result<Vec<_>, _>>();
+        let (others, probed) = beside(others, || probe(&mut first, &tokenizer, bundle));
+        probed?;
         let mut sessions = vec![first];
-        for _ in 1..count {
-            sessions.push(InferenceSession::load(environment, bundle, weights, stop)?);
-        }
+        sessions.extend(others??);
         Ok((sessions, tokenizer, weights.clone(), admitted))
     }
+}
+
+/// Runs `one` on a thread of its own while `other` runs on this one.
+fn beside<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (Result<A, LoadError>, B) {
+    thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        (one.join().map_err(|_| LoadError::Panic), other)
+    })
 }
 
 impl LoadError {

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
-/// How long a proportional set size is taken for the present one while the resident set stays.
+/// How long the proportional size of mapped files is kept while their resident pages stay.
 const ROLLUP_AGE: Duration = Duration::from_secs(5);
 
-/// By how much the resident set may move before it is read anew.
+/// By how much the resident pages of mapped files may move before it is read anew.
 const ROLLUP_DRIFT_BYTES: u64 = 1 << 20;
 
 /// One reading. All figures in bytes.
@@ -46,14 +46,16 @@ pub struct Meter {
     rollup: Rollup,
 }
 
-/// The figures that cost a walk through all mapped pages, milliseconds of it: kept while the
-/// cheap figures stay where they are.
+/// The proportional set size costs a walk through all mapped pages, milliseconds of it. Anonymous
+/// pages belong to this process alone and count in full, so it moves with them from reading to
+/// reading; the walk is made anew when the resident pages of files have moved.
 #[derive(Debug, Clone, Copy, Default)]
 struct Rollup {
     at: Option<Instant>,
-    /// Resident set that it was read at.
-    rss_bytes: u64,
-    pss_bytes: u64,
+    /// Resident pages of files that it was read at.
+    file_bytes: u64,
+    /// Proportional size of everything but anonymous memory.
+    shared_bytes: u64,
 }
 
 impl Meter {
@@ -77,13 +79,13 @@ impl Meter {
         self.read_cheaply()
     }
 
-    /// The same at little cost: the proportional set size is read only when the resident set has
-    /// moved, or after some seconds. It is never more than the resident set.
+    /// The same at little cost: what mapped files take is read only when their resident pages have
+    /// moved, or after some seconds.
     pub fn read_cheaply(&mut self) -> Reading {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let kib = |text: &str, key| kib_field(text, key).unwrap_or(0);
         let mut reading = Reading {
-            resident_bytes: self.pss_bytes(kib(&status, "VmRSS:")),
+            resident_bytes: self.pss_bytes(kib(&status, "RssAnon:"), kib(&status, "RssFile:")),
             anonymous_bytes: kib(&status, "RssAnon:"),
             file_bytes: kib(&status, "RssFile:"),
             major_faults: major_faults().unwrap_or(0),
@@ -108,15 +110,19 @@ impl Meter {
         reading
     }
 
-    fn pss_bytes(&mut self, rss_bytes: u64) -> u64 {
+    /// 0 where the kernel does not tell it.
+    fn pss_bytes(&mut self, anonymous_bytes: u64, file_bytes: u64) -> u64 {
         let kept = self.rollup;
         let is_recent = kept.at.is_some_and(|at| at.elapsed() < ROLLUP_AGE);
-        if !is_recent || kept.rss_bytes.abs_diff(rss_bytes) > ROLLUP_DRIFT_BYTES {
-            let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-            let pss_bytes = kib_field(&rollup, "Pss:").unwrap_or(0);
-            self.rollup = Rollup { at: Some(Instant::now()), rss_bytes, pss_bytes };
+        if is_recent && kept.file_bytes.abs_diff(file_bytes) <= ROLLUP_DRIFT_BYTES {
+            return kept.shared_bytes + anonymous_bytes;
         }
-        self.rollup.pss_bytes
+        let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+        let Some(pss_bytes) = kib_field(&rollup, "Pss:") else { return 0 };
+        let walked_anonymous_bytes = kib_field(&rollup, "Pss_Anon:").unwrap_or(anonymous_bytes);
+        let shared_bytes = pss_bytes.saturating_sub(walked_anonymous_bytes);
+        self.rollup = Rollup { at: Some(Instant::now()), file_bytes, shared_bytes };
+        pss_bytes
     }
 }
 
@@ -248,7 +254,10 @@ mod tests {
         let ballast = vec![1_u8; 32 << 20];
         let after = meter.read();
         assert!(after.anonymous_bytes >= before.anonymous_bytes + (30 << 20), "{before:?} {after:?}");
-        assert_eq!(ballast[12345], 1);
+        let more = vec![1_u8; 32 << 20];
+        let cheap = meter.read_cheaply();
+        assert!(cheap.resident_bytes >= after.resident_bytes + (30 << 20), "{after:?} {cheap:?}");
+        assert_eq!(ballast[12345] + more[12345], 2);
     }
 
     #[test]

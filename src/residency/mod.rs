@@ -1,12 +1,15 @@
 //! Decides which model is in memory: loads lazily and once, falls back, unloads under pressure.
 
+mod admission;
 pub mod limits;
 pub(crate) mod loader;
 pub mod memory;
 mod prepare_check;
 mod ready;
 pub mod reclaim;
+mod settings;
 mod slot;
+mod status;
 mod unload;
 mod watchdog;
 
@@ -15,20 +18,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 use crate::cache::LogitsCache;
 use crate::inference::headroom::Headroom;
-use crate::inference::pool::PoolSettings;
-use crate::inference::prepared::PreparedStore;
 use crate::metrics::Metrics;
-use crate::model::bundle::LoadedBytes;
-use crate::model::{Precision, Role};
-use limits::{Level, Limits, Room};
+use crate::model::Role;
+use admission::Pending;
+use limits::Level;
 use memory::{Meter, Reading};
 pub use ready::ReadyModel;
+pub use settings::ResidencySettings;
 pub use slot::{FallbackReason, MODEL_STATES};
 use slot::{Slot, State};
+pub use status::RoleStatus;
 pub use unload::UnloadCause;
 pub use watchdog::Watchdog;
 
@@ -37,41 +38,6 @@ const SHORT_BAR: Duration = Duration::from_secs(5);
 
 /// What a client is told to wait when memory is over its bound with only the light model.
 const OVER_BOUND_RETRY: Duration = Duration::from_secs(2);
-
-/// How models are kept in memory.
-#[derive(Debug, Clone)]
-pub struct ResidencySettings {
-    /// Folder and name of the heavy model.
-    pub heavy: (PathBuf, String),
-    /// Folder and name of the light model.
-    pub light: (PathBuf, String),
-    /// Which graph of a bundle is loaded.
-    pub precision: Precision,
-    /// The light model takes every request that leaves the choice to the server.
-    pub use_light_model: bool,
-    /// Longest wait for a load.
-    pub load_timeout: Duration,
-    /// Bounds on memory.
-    pub limits: Limits,
-    /// Sessions of a model, if memory allows that many.
-    pub workers: usize,
-    /// Batches and queue.
-    pub pool: PoolSettings,
-    /// Where prepared weights are kept.
-    pub prepared: PreparedStore,
-    /// The program that writes prepared weights in a child process.
-    pub prepare_program: PathBuf,
-    /// How long an evicted heavy model stays away at first.
-    pub heavy_retry: Duration,
-    /// How long it stays away at most.
-    pub heavy_retry_max: Duration,
-    /// Time between two readings of the watchdog.
-    pub check_interval: Duration,
-    /// After how long a model that nobody asks for is unloaded; `None`: never.
-    pub idle: Option<Duration>,
-    /// The ONNX Runtime library, where it is not in one of the usual places.
-    pub onnxruntime_library: Option<PathBuf>,
-}
 
 /// What a request wants of the residency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,44 +72,6 @@ pub struct Unavailable {
     pub what: String,
     /// When to try again.
     pub retry_after: Duration,
-}
-
-/// What operators see of one role.
-#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
-pub struct RoleStatus {
-    /// The part it plays.
-    pub role: Role,
-    /// Model that plays it.
-    pub name: String,
-    /// `absent`, `loading`, `ready`, `draining` or `barred`.
-    pub state: &'static str,
-    /// Seconds in this state.
-    pub for_seconds: f64,
-    /// Why it entered this state.
-    pub reason: &'static str,
-    /// Seconds until it may be loaded again, when it is barred for a time.
-    pub barred_for_seconds: Option<f64>,
-    /// Precision asked for, or of the loaded graph.
-    pub precision: Precision,
-    /// `prepared` or `plain`, when it is loaded.
-    pub weights: Option<&'static str>,
-    /// Workers, when it is loaded.
-    pub workers: Option<usize>,
-    /// First digits of the bundle's hash, when it is loaded.
-    pub revision: Option<String>,
-    /// Texts waiting for it.
-    pub queued_texts: usize,
-    /// Their tokens.
-    pub queued_tokens: usize,
-    /// What the last failed load said.
-    pub error: Option<String>,
-}
-
-/// Memory of loads that have been allowed but are not finished.
-#[derive(Debug, Default, Clone, Copy)]
-struct Pending {
-    unreclaimable_bytes: u64,
-    mapped_bytes: u64,
 }
 
 /// Keeps both roles' models in memory, or out of it.
@@ -420,40 +348,6 @@ impl Residency {
         self.slot(role).ready()
     }
 
-    /// Both roles as operators see them.
-    #[must_use]
-    pub fn status(&self) -> [RoleStatus; 2] {
-        Role::ALL.map(|role| {
-            let slot = self.slot(role);
-            let ready = slot.ready();
-            let depth = ready.as_ref().map(|model| model.pool.depth()).unwrap_or_default();
-            let state = slot.lock();
-            let barred_for = match &state.state {
-                State::Barred { until: Some(until), .. } => Some(until.saturating_duration_since(Instant::now())),
-                State::Barred { until: None, .. }
-                | State::Absent
-                | State::Loading(_)
-                | State::Ready(_)
-                | State::Draining { .. } => None,
-            };
-            RoleStatus {
-                role,
-                name: slot.name.clone(),
-                state: state.state.as_str(),
-                for_seconds: state.since.elapsed().as_secs_f64(),
-                reason: state.last_reason,
-                barred_for_seconds: barred_for.map(|left| left.as_secs_f64()),
-                precision: ready.as_ref().map_or(self.settings.precision, |model| model.bundle.precision),
-                weights: ready.as_ref().map(|model| model.weights),
-                workers: ready.as_ref().map(|model| model.pool.worker_count()),
-                revision: ready.as_ref().map(|model| model.bundle.revision().to_owned()),
-                queued_texts: depth.texts,
-                queued_tokens: depth.tokens,
-                error: state.last_error.clone(),
-            }
-        })
-    }
-
     /// The last reading and its level.
     #[must_use]
     pub fn last(&self) -> (Reading, Level) {
@@ -482,52 +376,10 @@ impl Residency {
         (reading, level)
     }
 
-    /// Whether a load fits beside what is held now and what other loads are about to take; if so,
-    /// its memory counts as taken until the guard is dropped.
-    fn admit(self: &Arc<Self>, role: Role, need: &LoadedBytes, sessions: usize) -> Option<Admitted> {
-        let (mut reading, _) = self.read_memory();
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        reading.resident_bytes += pending.unreclaimable_bytes + pending.mapped_bytes;
-        reading.unreclaimable_bytes += pending.unreclaimable_bytes;
-        let limits = &self.settings.limits;
-        // The light model is what is left when nothing else fits: slow is better than none.
-        let left = limits.left_beside_pages(&reading, need, sessions);
-        let room = match role {
-            Role::Heavy => Room::ForOneOfTwo,
-            Role::Light if self.loaded(Role::Heavy).is_some() => Room::BesideHeavy,
-            Role::Light => Room::Alone,
-        };
-        if (left.is_none() && role == Role::Heavy) || !limits.fits(&reading, need, sessions, room) {
-            return None;
-        }
-        let taken =
-            Pending { unreclaimable_bytes: need.unreclaimable_bytes(sessions), mapped_bytes: need.mapped_bytes };
-        pending.unreclaimable_bytes += taken.unreclaimable_bytes;
-        pending.mapped_bytes += taken.mapped_bytes;
-        drop(pending);
-        Some(Admitted { residency: Arc::clone(self), taken, left_bytes: left.unwrap_or(0) })
-    }
-
     fn slot(&self, role: Role) -> &Slot {
         match role {
             Role::Heavy => &self.slots[0],
             Role::Light => &self.slots[1],
         }
-    }
-}
-
-/// Memory that a load may take.
-struct Admitted {
-    residency: Arc<Residency>,
-    taken: Pending,
-    /// What the container has left beside all of it, for batches.
-    left_bytes: u64,
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        let mut pending = self.residency.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        pending.unreclaimable_bytes -= self.taken.unreclaimable_bytes;
-        pending.mapped_bytes -= self.taken.mapped_bytes;
     }
 }

@@ -433,7 +433,8 @@ fn memory_does_not_grow_with_the_input() {
     };
     let few = peak_after(500);
     let many = peak_after(ROWS);
-    assert!(many - few < GROWTH_BYTES, "{few} bytes after 500 rows, {many} after {ROWS} more");
+    // The kernel counts approximately: the peak may even seem to have fallen.
+    assert!(many < few + GROWTH_BYTES, "{few} bytes after 500 rows, {many} after {ROWS} more");
     drop(input);
     assert!(child.wait().unwrap().success());
 }

@@ -50,6 +50,7 @@ struct Shared {
     shrink_every_run: AtomicBool,
     tokens_per_second: AtomicU64,
     runs: AtomicU64,
+    arenas_given_back: AtomicU64,
     running_workers: AtomicUsize,
 }
 
@@ -86,6 +87,7 @@ impl Pool {
             shrink_every_run: AtomicBool::new(false),
             tokens_per_second: AtomicU64::new(ASSUMED_TOKENS_PER_SECOND),
             runs: AtomicU64::new(0),
+            arenas_given_back: AtomicU64::new(0),
             running_workers: AtomicUsize::new(0),
         });
         let worker_count = sessions.len();
@@ -134,6 +136,12 @@ impl Pool {
     #[must_use]
     pub fn runs(&self) -> u64 {
         self.shared.runs.load(Ordering::Relaxed)
+    }
+
+    /// How often a worker has given its session's arena back because no work waited.
+    #[must_use]
+    pub fn arenas_given_back(&self) -> u64 {
+        self.shared.arenas_given_back.load(Ordering::Relaxed)
     }
 
     /// Number of workers.
@@ -200,6 +208,7 @@ fn work(shared: &Shared, mut session: InferenceSession) {
             if let Err(error) = session.give_arena_back() {
                 log::warn!("the memory of the {} model's last runs was not given back: {error}", shared.role);
             }
+            shared.arenas_given_back.fetch_add(1, Ordering::Relaxed);
             arena_bytes = 0;
             continue;
         }

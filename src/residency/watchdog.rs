@@ -81,6 +81,7 @@ fn wait(stop: &(Mutex<bool>, Condvar), time: Duration) -> bool {
 struct Watch {
     level: Level,
     relieved_at: Option<Instant>,
+    arenas_given_back: u64,
     over_since: Option<Instant>,
     window: Window,
 }
@@ -98,6 +99,7 @@ impl Watch {
         Self {
             level: Level::Normal,
             relieved_at: None,
+            arenas_given_back: 0,
             over_since: None,
             window: Window { at: Instant::now(), runs: 0, read_bytes: reading.disk_read_bytes },
         }
@@ -117,6 +119,7 @@ impl Watch {
             residency.cache.clear();
             reclaim::trim();
         }
+        self.trim_after_work(residency);
         let heavy_is_loaded = residency.loaded(Role::Heavy).is_some();
         if level == Level::Evict && heavy_is_loaded {
             residency.evict(UnloadCause::MemoryLimit);
@@ -127,6 +130,16 @@ impl Watch {
         }
         self.refuse_work_over_the_bound(residency);
         unload_idle(residency);
+    }
+
+    /// Workers that have just become idle gave their arenas back; what else their runs took lies free
+    /// in the heap.
+    fn trim_after_work(&mut self, residency: &Residency) {
+        let models = Role::ALL.iter().filter_map(|role| residency.loaded(*role));
+        let given_back = models.map(|model| model.pool.arenas_given_back()).sum();
+        if std::mem::replace(&mut self.arenas_given_back, given_back) != given_back {
+            reclaim::trim();
+        }
     }
 
     /// With nothing left to unload, new work is refused until memory is below the bound again.

@@ -1,5 +1,6 @@
 //! The commands beside `serve`: what they print, and what they end with.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -365,17 +366,43 @@ fn help_lists_every_setting_with_its_variable_and_default() {
     assert!(help.contains("RUST_LOG"), "{help}");
 }
 
+/// Rows of the tables of settings: variable, default, and all that stands behind it.
+fn rows(page: &str) -> BTreeMap<&str, (&str, &str)> {
+    let row = |line| {
+        let (variable, rest) = str::strip_prefix(line, "| `")?.split_once("` | ")?;
+        let is_variable = variable.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+        is_variable.then_some((variable, rest.split_once(" | ")?))
+    };
+    page.lines().filter_map(row).collect()
+}
+
 #[test]
-fn the_readme_lists_every_setting_with_its_default() {
-    let readme = include_str!("../../README.md");
+fn the_page_of_settings_says_what_the_program_says() {
+    let page = rows(include_str!("../../docs/settings.md"));
+    let mut serve = command(&[]);
+    serve.args(["serve", "--help"]);
+    let help = run(serve).out;
+    let told = help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next());
+    // Read by the logger rather than as a setting.
+    let told: BTreeSet<&str> = told.chain(["RUST_LOG"]).collect();
+    assert_eq!(page.keys().copied().collect::<BTreeSet<_>>(), told, "docs/settings.md and --help list other settings");
     for setting in ServeArgs::augment_args(clap::Command::new("settings")).get_arguments() {
         let variable = setting.get_env().unwrap().to_str().unwrap();
-        let row = readme.lines().find(|line| line.starts_with(&format!("| `{variable}` |")));
-        let row = row.unwrap_or_else(|| panic!("the README does not list {variable}"));
-        let default = setting.get_default_values().first().and_then(|default| default.to_str()).unwrap_or_default();
-        if !default.is_empty() {
-            assert!(row.contains(&format!("| {default} |")), "{variable} has the default {default}, not: {row}");
+        let (default, meaning) = page[variable];
+        let help = setting.get_help().unwrap().to_string();
+        let (help, told_default) = help.split_once(" [default: ").unwrap_or((&help, ""));
+        assert!(meaning.starts_with(help), "{variable} means: {help}\nbut its row says: {meaning}");
+        let of_clap = setting.get_default_values().first().and_then(|default| default.to_str()).unwrap_or_default();
+        let expected = if of_clap.is_empty() { told_default.trim_end_matches(']') } else { of_clap };
+        assert!(expected.is_empty() || default == expected, "{variable} has the default {expected}, not {default}");
+        let values = setting.get_possible_values();
+        let is_switch = values.iter().any(|value| value.get_name() == "true");
+        for value in values.iter().filter(|_| !is_switch) {
+            assert!(meaning.contains(value.get_name()), "{variable} may be {}: {meaning}", value.get_name());
         }
+    }
+    for (variable, (default, _)) in rows(include_str!("../../README.md")) {
+        assert_eq!(page.get(variable).map(|row| row.0), Some(default), "{variable} in README.md");
     }
 }
 

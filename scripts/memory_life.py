@@ -122,7 +122,7 @@ def draw(path: Path, server: Recorder, beside: Recorder | None = None) -> None:
     axes.set(xlabel="seconds since the start", ylabel="MB", ylim=(0, BREAK_MB), xlim=(0, end))
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="lower center", ncols=3, frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.subplots_adjust(left=0.06, right=0.98, top=0.98, bottom=0.12)
     figure.savefig(path)
 
 

@@ -135,15 +135,11 @@ def _draw_beside(above, axes, beside: Recorder) -> None:
     highest = max(resident)
     # Room above the curve for the words on it.
     above.set(ylabel="MB", ylim=(BREAK_MB, max(highest * 1.2, 2 * BREAK_MB)))
-    visible = next((at for at, held, _ in beside.samples if held > BREAK_MB), 0)
-    for seconds, event in beside.events:
-        at = max(seconds, visible)
-        height = next((held for moment, held, _ in beside.samples if moment >= at), resident[-1])
-        above.plot(at, height, "o", color=PYTHON, markersize=4)
-        style = {"rotation": 30, "rotation_mode": "anchor", "fontsize": 8, "color": PYTHON, "va": "bottom"}
-        # Words at the right edge would leave the picture.
-        late = {"ha": "right", "rotation": 0} if at > 0.9 * times[-1] else {}
-        above.text(at, height + highest / 40, event, **style | late)
+    # The first event is the start, where both curves begin. Words end at their moment, before what it changes.
+    for seconds, event in beside.events[1:]:
+        height = next((held for at, held, _ in reversed(beside.samples) if at <= seconds), resident[0])
+        above.plot(seconds, height, "o", color=PYTHON, markersize=4)
+        above.text(seconds, height + highest / 40, event, fontsize=8, color=PYTHON, ha="right", va="bottom")
     above.spines[["top", "right", "bottom"]].set_visible(False)
     above.tick_params(bottom=False)
     # Two strokes where the axis is broken.

@@ -2,23 +2,24 @@
 
 # The Python that virtual environments are made from: 3.10 or later.
 PYTHON ?= python3
-# More arguments for the command behind run, bench, train-light and evaluate, e.g. make run ARGS="--port 9000".
+# More arguments for the command behind run, bench, compare, train-light and evaluate, e.g. make run ARGS="--port 9000".
 ARGS ?=
 
 ORT := lib/libonnxruntime.so
 # .venv holds what making and testing models needs, .venv-clients the clients that the server is
-# tested with, .venv-browser what drives a browser; .cache/tools only pip and the linters, so that
+# tested with, .venv-browser what drives a browser, .venv-compare the Python services that it is compared with; .cache/tools only pip and the linters, so that
 # running the server does not wait for gigabytes of Python packages.
 VENV := .venv/.installed
 CLIENTS := .venv-clients/.installed
 BROWSER := .venv-browser/.installed
+COMPARE := .venv-compare/.installed
 TOOLS := .cache/tools
 VENV_PYTHON := ORT_DISABLE_TELEMETRY=1 .venv/bin/python
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-clients test-browser image image-test lint format bench load export-hub train-light evaluate require-data clean
+.PHONY: help setup run test test-clients test-browser image image-test lint format bench load compare export-hub train-light evaluate require-data require-checkpoint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -71,6 +72,14 @@ bench: $(ORT) ## measure; ARGS="NAME" picks benches
 load: $(ORT) ## load test beside the bare session; ARGS="--roles light --clients 32" measures a part
 	cargo bench --locked --bench load -- $(ARGS)
 
+CHECKPOINT ?=
+require-checkpoint:
+	@test -n "$(CHECKPOINT)" || { echo "this needs CHECKPOINT=folder that the heavy model was exported from"; exit 2; }
+
+compare: require-checkpoint $(ORT) $(COMPARE) ## beside Python services of the same weights: CHECKPOINT=folder [DATA=folder with .tsv texts]
+	cargo build --release --locked
+	.venv-compare/bin/python scripts/compare.py $(CHECKPOINT) $(if $(DATA),--data $(DATA)) $(ARGS)
+
 export-hub: $(VENV) ## bundles of two well-known models of the Hugging Face hub (needs the hub)
 	$(VENV_PYTHON) scripts/export.py SamLowe/roberta-base-go_emotions \
 		--role heavy --output onnx/roberta-base-go_emotions
@@ -115,6 +124,11 @@ $(CLIENTS): scripts/requirements-clients.txt
 $(BROWSER): scripts/requirements-browser.txt
 	$(call make-venv,.venv-browser)
 	.venv-browser/bin/python $(PIP_INSTALL) --no-deps --require-hashes -r $<
+	@touch $@
+
+$(COMPARE): scripts/requirements-compare.txt
+	$(call make-venv,.venv-compare)
+	.venv-compare/bin/python $(PIP_INSTALL) -r $<
 	@touch $@
 
 $(TOOLS)/.created:

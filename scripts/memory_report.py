@@ -1,7 +1,7 @@
 """Measures the server's memory in real limits, prints the figures and draws a server's life: memory_report.py.
 
 Needs root and a writable memory cgroup. Reads the release build, onnx/ and lib/ of this checkout and
-writes docs/memory.png.
+writes docs/memory.png. With --python-service CHECKPOINT a Python service of the same weights lives beside it.
 """
 
 import argparse
@@ -9,13 +9,17 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-from memory_server import ROOT, Load, MemoryGroup, Server, Settings, long_text
+from emotion_measure.load import Load
+from emotion_measure.texts import long_text, mixed_text
+from memory_life import CLIENTS, LIFE_LIMIT_MB, LOAD_TEXTS, LONG_TEXTS, Recorder, draw, python_killed, python_life
+from memory_server import ROOT, MemoryGroup, Server, Settings, cpu_controller
 
-LIFE_LIMIT_MB = 512
+PREPARE_SECONDS = 600
+# The watchdog reads often, so that a neighbour's memory grows little between two readings.
+CHECK_INTERVAL = {"MEMORY_CHECK_INTERVAL_MS": "50"}
 # Reads how many MB to hold, holds them, and says so.
 BALLAST = """
 import sys
@@ -69,16 +73,18 @@ class Ballast:
         self.process.stdin.flush()
         self.process.stdout.readline()
 
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
 
 def squeeze(server: Server, ballast: Ballast, start: int = 250, step: int = 5) -> None:
-    """Takes more and more memory until the heavy model has to go, and leaves the rest."""
+    """Takes more and more memory until the heavy model has to go, and keeps it."""
     for held in range(start, LIFE_LIMIT_MB, step):
         ballast.hold(held)
         time.sleep(0.06)
         if server.request("GET", "/health")[1]["roles"]["heavy"]["state"] in ("draining", "barred"):
             break
-    # What the heavy model gave back would otherwise be taken again by what the light one needs.
-    ballast.hold(max(0, held - 25))
     wait(lambda: role_is(server, "heavy", "barred"))
 
 
@@ -105,8 +111,7 @@ def both_after_many(settings: Settings, requests: int) -> None:
         for part in range(4):
             load = Load(server.port, 8, requests // 4, first=part * requests).finish()
             light = Load(server.port, 8, requests // 40, first=part * requests, path="/analysis/emotion").finish()
-            check(server, load)
-            del light
+            check(server, load, light)
             rows.append(megabytes(server))
         say(f"both ready, after {requests} mixed requests", rows[-1], "220 MB")
         say("the same after each quarter", "; ".join(rows), "no growth")
@@ -118,8 +123,8 @@ def both_after_many(settings: Settings, requests: int) -> None:
 
 
 def first_answers(settings: Settings) -> None:
-    def first(cold: bool) -> float:
-        with Server(settings, cold=cold) as server:
+    def first(cold: bool, **options) -> float:
+        with Server(settings, cold=cold, **options) as server:
             started = time.monotonic()
             status, reply = server.request("POST", "/analyze", {"text": "I am so happy"})
             if status != 200 or reply["model"]["role"] != "heavy":
@@ -133,6 +138,10 @@ def first_answers(settings: Settings) -> None:
         settings.cache = Path(empty)
         say("first answer, not prepared, warm page cache", f"{first(False):.2f} s", "3 s")
     settings.cache = kept
+    quarter = {"cpus": 0.25, "INFERENCE_THREADS": "1"}
+    for cold in (False, True):
+        what = f"first answer, prepared, {'cold' if cold else 'warm'} page cache, a quarter of a CPU"
+        say(what, f"{first(cold, **quarter):.2f} s" if cpu_controller() else "skipped: no writable cpu cgroup")
 
 
 def in_limits(settings: Settings, heavy: str, limits_mb: list[int], requests: int) -> None:
@@ -147,7 +156,7 @@ def in_limits(settings: Settings, heavy: str, limits_mb: list[int], requests: in
             if set(load.answers) | set(warm_up.answers) != {"heavy"}:
                 raise RuntimeError(f"not only the heavy model answered: {load.answers} {warm_up.answers}")
             faults = (server.memory()["major_faults"] - before["major_faults"]) / requests
-            return load.p50_ms(), megabytes(server), faults
+            return load.quantile_ms(0.5), megabytes(server), faults
 
     for limit_mb in limits_mb:
         first, held, faults = run(limit_mb)
@@ -163,53 +172,41 @@ def in_limits(settings: Settings, heavy: str, limits_mb: list[int], requests: in
 
 def evictions(settings: Settings, rounds: int) -> None:
     variables = {"HEAVY_RETRY_SECONDS": "1", "HEAVY_RETRY_MAX_SECONDS": "1", "PRELOAD_MODELS": "both"}
-    with Server(settings, LIFE_LIMIT_MB, **variables) as server:
+
+    def heavy_is_back(server: Server) -> bool:
+        # A request brings the heavy model back once it may come.
+        if not role_is(server, "heavy", "ready"):
+            server.analyze("are you there?")
+        return role_is(server, "heavy", "ready") and role_is(server, "light", "ready")
+
+    with Server(settings, LIFE_LIMIT_MB, **variables, **CHECK_INTERVAL) as server:
         ballast = Ballast(server.group)
         held = []
         for number in range(rounds):
-            wait(lambda: server.request("POST", "/analyze", {"text": "hello"}) and role_is(server, "heavy", "ready"))
+            wait(lambda: heavy_is_back(server))
             load = Load(server.port, 4, 24, first=number * 100)
             squeeze(server, ballast)
             check(server, load.finish())
             ballast.hold(0)
+            # The kernel may have taken clean pages of the light model's weights; a few texts bring them back, so
+            # that every round is measured with the same pages mapped.
+            for index in range(8):
+                server.request("POST", "/analyze", {"text": mixed_text(index), "model": "light"})
+            # What is left a moment after the last text, when sessions have given back what their runs needed.
+            time.sleep(1.5)
             held.append(server.memory())
-        ballast.process.kill()
-        for figure in ("resident", "anonymous"):
-            values = [f"{memory[figure]:.0f}" for memory in held]
-            say(f"{figure} after each of {rounds} evictions, MB", " ".join(values), "within 10 of the first")
-
-
-class Recorder:
-    """Samples a process's memory ten times a second."""
-
-    def __init__(self, memory):
-        self.samples: list[tuple[float, float, float]] = []
-        self.events: list[tuple[float, str]] = []
-        self._memory, self._running, self._started = memory, True, time.monotonic()
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-
-    def _sample(self) -> None:
-        while self._running:
-            try:
-                memory = self._memory()
-            except (OSError, ValueError):
-                break
-            self.samples.append((time.monotonic() - self._started, memory["resident"], memory["anonymous"]))
-            time.sleep(0.1)
-
-    def note(self, event: str) -> None:
-        self.events.append((time.monotonic() - self._started, event))
-
-    def stop(self) -> None:
-        self._running = False
-        self._thread.join()
+        ballast.end()
+    for figure in ("resident", "anonymous"):
+        values = [memory[figure] for memory in held]
+        shown = " ".join(f"{value:.0f}" for value in values)
+        most = max(values) - values[0]
+        say(f"{figure} after each of {rounds} evictions, MB", f"{shown}; {most:+.0f} at most", "within 10 of the first")
 
 
 def life(settings: Settings) -> Recorder:
     """Start, first request, load, a burst of long texts, eviction, return, idle."""
     variables = {"HEAVY_RETRY_SECONDS": "2", "HEAVY_RETRY_MAX_SECONDS": "2", "MODEL_IDLE_SECONDS": "8"}
-    with Server(settings, LIFE_LIMIT_MB, cold=True, **variables) as server:
+    with Server(settings, LIFE_LIMIT_MB, cold=True, **variables, **CHECK_INTERVAL) as server:
         record = Recorder(server.memory)
         ballast = Ballast(server.group)
         time.sleep(3)
@@ -217,9 +214,9 @@ def life(settings: Settings) -> Recorder:
         server.request("POST", "/analyze", {"text": "I am so happy"})
         time.sleep(2)
         record.note("load")
-        loads = [Load(server.port, 8, 150).finish()]
+        loads = [Load(server.port, CLIENTS, LOAD_TEXTS).finish()]
         record.note("long texts")
-        loads.append(Load(server.port, 8, 30, long_text).finish())
+        loads.append(Load(server.port, CLIENTS, LONG_TEXTS, long_text).finish())
         record.note("a neighbour takes memory")
         steady = Load(server.port, 4, 10**6, first=10**6)
         squeeze(server, ballast, start=0, step=10)
@@ -236,31 +233,9 @@ def life(settings: Settings) -> Recorder:
         record.note("models unloaded")
         time.sleep(3)
         record.stop()
-        ballast.process.kill()
+        ballast.end()
     say("the life that is drawn", f"{len(record.samples)} samples, answers {steady.answers}, no failure, no kill")
     return record
-
-
-def draw(path: Path, server: Recorder) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(11, 5.5), dpi=110)
-    times, resident, anonymous = zip(*server.samples, strict=True)
-    axes.plot(times, resident, color="#1f5f8b", linewidth=2, label="emotion-server, resident")
-    axes.plot(times, anonymous, color="#d1663c", linewidth=2, label="emotion-server, anonymous")
-    axes.axhline(LIFE_LIMIT_MB, color="black", linestyle="--", linewidth=1)
-    axes.text(0, LIFE_LIMIT_MB + 8, f"limit of the container, {LIFE_LIMIT_MB} MB", fontsize=9)
-    for seconds, event in server.events:
-        axes.axvline(seconds, color="#bbbbbb", linewidth=0.8, zorder=0)
-        axes.text(seconds + 0.15, LIFE_LIMIT_MB - 12, event, rotation=90, va="top", fontsize=8, color="#444444")
-    axes.set(xlabel="seconds since the start", ylabel="MB", ylim=(0, None), xlim=(0, server.samples[-1][0]))
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=3, frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path)
 
 
 def main() -> None:
@@ -272,28 +247,35 @@ def main() -> None:
     parser.add_argument("--heavy", default="goemotions", help="the heavy model that is put under limits")
     parser.add_argument("--limits", type=int, nargs="*", default=[192, 160])
     parser.add_argument("--requests", type=int, default=10_000, help="mixed requests for the figure of both models")
+    parser.add_argument("--evictions", type=int, default=20, help="how many evictions in a row")
+    parser.add_argument("--python-service", type=Path, metavar="CHECKPOINT",
+                        help="draw FastAPI with transformers and these weights too (scripts/requirements-compare.txt)")
     parser.add_argument("--png", type=Path, default=ROOT / "docs/memory.png")
     parser.add_argument("--only", nargs="*", choices=("ready", "many", "first", "limits", "evictions", "life"))
     arguments = parser.parse_args()
     settings = Settings(arguments.program, arguments.models, arguments.library, arguments.into)
     variables = {"PATH": os.environ["PATH"], "MODEL_DIR": str(settings.models), "MODEL_CACHE_DIR": str(settings.cache)}
     variables |= {"HEAVY_MODEL": arguments.heavy, "ONNXRUNTIME_LIBRARY": str(settings.library)}
-    subprocess.run([settings.program, "prepare"], env=variables, check=True, stdout=subprocess.DEVNULL)
+    prepare = [settings.program, "prepare"]
+    subprocess.run(prepare, env=variables, check=True, stdout=subprocess.DEVNULL, timeout=PREPARE_SECONDS)
     print("| what | figure | to reach |\n| --- | --- | --- |")
     parts = {
         "ready": lambda: starting_and_ready(settings),
         "first": lambda: first_answers(settings),
         "limits": lambda: in_limits(settings, arguments.heavy, arguments.limits, 300),
-        "evictions": lambda: evictions(settings, 20),
+        "evictions": lambda: evictions(settings, arguments.evictions),
         "many": lambda: both_after_many(settings, arguments.requests),
     }
     for name, measure in parts.items():
         if not arguments.only or name in arguments.only:
             measure()
     if not arguments.only or "life" in arguments.only:
-        server = life(settings)
+        server, beside = life(settings), None
+        if arguments.python_service:
+            beside = python_life(arguments.python_service, settings.into)
+            say(f"the Python service in {LIFE_LIMIT_MB} MB", python_killed(arguments.python_service, settings.into))
         arguments.png.parent.mkdir(exist_ok=True)
-        draw(arguments.png, server)
+        draw(arguments.png, server, beside)
         print(f"\ndrawn: {arguments.png}")
 
 

@@ -1,53 +1,52 @@
-"""Runs a server in a memory cgroup and loads it: what memory_report.py measures with."""
+"""Runs a server in a memory cgroup of its own: what memory_report.py measures with."""
 
-import http.client
-import json
 import os
-import random
 import shutil
 import subprocess
-import threading
 import time
 from pathlib import Path
 
+from emotion_measure import load, processes
+from emotion_measure.service import Service, ServiceError
+
 MB = 1 << 20
 ROOT = Path(__file__).resolve().parent.parent
-WORDS = (
-    "I you we never always love hate this terrible wonderful morning game and but surprised thanks worried about "
-    "friend angry proud because what today"
-).split()
-
-
-def mixed_text(number: int) -> str:
-    """Mostly 5 to 40 words, one in twenty of 200 to 400 (up to about 500 tokens); no two are equal."""
-    choice = random.Random(number)
-    words = choice.randint(200, 400) if number % 20 == 19 else choice.randint(5, 40)
-    return f"{number} " + " ".join(choice.choices(WORDS, k=words))
-
-
-def long_text(number: int) -> str:
-    """More than the model reads."""
-    return f"{number} " + " ".join(random.Random(number).choices(WORDS, k=600))
+CPU_PERIOD_US = 100_000
 
 
 class MemoryGroup:
     """A cgroup of its own; version 1 where the machine has its memory controller, else version 2."""
 
-    def __init__(self, limit_mb: int | None):
+    def __init__(self, limit_mb: int | None, cpus: float | None = None):
         v1 = Path("/sys/fs/cgroup/memory")
         self.is_v1 = (v1 / "memory.limit_in_bytes").is_file()
-        self.folder = (v1 if self.is_v1 else v1.parent) / f"emotion-report-{os.getpid()}-{time.monotonic_ns()}"
+        name = f"emotion-report-{os.getpid()}-{time.monotonic_ns()}"
+        self.folder = (v1 if self.is_v1 else v1.parent) / name
+        self.folders = [self.folder]
         self.folder.mkdir()
         if limit_mb is not None:
             self.set_limit(limit_mb)
+        if cpus is not None:
+            self._set_cpus(cpus, name)
 
     def set_limit(self, limit_mb: int) -> None:
         name = "memory.limit_in_bytes" if self.is_v1 else "memory.max"
         (self.folder / name).write_text(str(limit_mb * MB))
 
-    def start(self, command: list, environment: dict[str, str], **options) -> subprocess.Popen:
-        inside = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.folder / "cgroup.procs")]
-        return subprocess.Popen([*inside, *map(str, command)], env=environment, **options)
+    def _set_cpus(self, cpus: float, name: str) -> None:
+        quota_us = int(cpus * CPU_PERIOD_US)
+        if not self.is_v1:
+            (self.folder / "cpu.max").write_text(f"{quota_us} {CPU_PERIOD_US}")
+            return
+        folder = cpu_controller() / name
+        folder.mkdir()
+        self.folders.append(folder)
+        (folder / "cpu.cfs_period_us").write_text(str(CPU_PERIOD_US))
+        (folder / "cpu.cfs_quota_us").write_text(str(quota_us))
+
+    def start(self, command: list, env: dict[str, str], **options) -> subprocess.Popen:
+        enter = "".join(f'echo $$ > "{folder}/cgroup.procs" && ' for folder in self.folders)
+        return subprocess.Popen(["/bin/sh", "-c", f'{enter}exec "$0" "$@"', *map(str, command)], env=env, **options)
 
     def kills(self) -> int:
         return self._field("memory.oom_control" if self.is_v1 else "memory.events", "oom_kill")
@@ -60,14 +59,32 @@ class MemoryGroup:
         return next(int(line.split()[1]) for line in lines if line.split()[0] == key)
 
     def remove(self) -> None:
+        """Ends what still runs in the group, then the group."""
         for _ in range(100):
             for pid in (self.folder / "cgroup.procs").read_text().split():
-                os.kill(int(pid), 9)
+                try:
+                    os.kill(int(pid), 9)
+                except ProcessLookupError:
+                    pass
             try:
-                self.folder.rmdir()
+                while self.folders:
+                    self.folders[-1].rmdir()
+                    self.folders.pop()
                 return
             except OSError:
                 time.sleep(0.05)
+        raise RuntimeError(f"{self.folder} cannot be removed: something in it does not end")
+
+
+def cpu_controller() -> Path | None:
+    """Where processor time can be limited: the folder of that controller; None where it cannot be."""
+    v1 = Path("/sys/fs/cgroup/cpu")
+    if (v1 / "cpu.cfs_quota_us").is_file() and os.access(v1, os.W_OK):
+        return v1
+    offered = v1.parent / "cgroup.subtree_control"
+    if offered.is_file() and "cpu" in offered.read_text().split() and os.access(v1.parent, os.W_OK):
+        return v1.parent
+    return None
 
 
 def drop_from_page_cache(*paths: Path) -> None:
@@ -80,73 +97,25 @@ def drop_from_page_cache(*paths: Path) -> None:
                     os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-class Server:
-    """The program in a group of its own, with the pages of its files not in memory yet when `cold`."""
+class GroupedService(Service):
+    """A server in a group of its own, with at most `limit_mb` of memory and `cpus` of processor time."""
 
-    def __init__(self, settings: "Settings", limit_mb: int | None = None, cold: bool = False, **variables: str):
-        self.settings = settings
-        if cold:
-            drop_from_page_cache(settings.models, settings.cache, settings.library.resolve(), settings.program)
-        self.group = MemoryGroup(limit_mb)
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PORT": "0",
-            "MODEL_DIR": str(settings.models),
-            "MODEL_CACHE_DIR": str(settings.cache),
-            "ONNXRUNTIME_LIBRARY": str(settings.library),
-            "INFERENCE_THREADS": "2",
-            **variables,
-        }
-        self.log: list[str] = []
-        self.started = time.monotonic()
-        self.process = self.group.start([settings.program], environment, stderr=subprocess.PIPE, text=True)
-        self.port = self._port()
-        threading.Thread(target=self._read_log, daemon=True).start()
+    def __init__(self, command, environment, log: Path, limit_mb: int | None = None, cpus: float | None = None):
+        self.group = MemoryGroup(limit_mb, cpus)
+        super().__init__(command, environment, log, self.group.start)
 
-    def _port(self) -> int:
-        for line in self.process.stderr:
-            self.log.append(line.rstrip())
-            if "listening on" in line:
-                return int(line.rsplit(":", 1)[1])
-        raise RuntimeError("the server ended before it listened: " + " | ".join(self.log))
-
-    def _read_log(self) -> None:
-        for line in self.process.stderr:
-            self.log.append(line.rstrip())
-
-    def request(self, method: str, path: str, body: dict | None = None) -> tuple[int, dict]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=180)
-        try:
-            return send(connection, method, path, body)
-        finally:
-            connection.close()
-
-    def memory(self) -> dict:
-        """The process's own memory, read from outside, in MB."""
-        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        field = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in rollup.splitlines()[1:]}
-        stat = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return {
-            "resident": field["Pss"],
-            "anonymous": field["Anonymous"],
-            "major_faults": int(stat[9]),
-            "cpu_seconds": (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK"),
+    def memory(self) -> dict[str, float]:
+        """The process's own memory in MB, what the group is charged with, and what the process took until now."""
+        pid = self.process.pid
+        return processes.memory(pid) | {
+            "major_faults": processes.major_faults(pid),
+            "cpu_seconds": processes.cpu_seconds(pid),
             "usage": self.group.usage_bytes() / MB,
         }
 
     def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(40)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        super().stop()
         self.group.remove()
-
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.stop()
 
 
 class Settings:
@@ -154,75 +123,43 @@ class Settings:
 
     def __init__(self, program: Path, models: Path, library: Path, into: Path):
         self.program, self.models = program.resolve(), models.resolve()
-        self.cache = into.resolve() / "prepared"
-        self.library = into.resolve() / library.resolve().name
-        into.mkdir(parents=True, exist_ok=True)
+        self.into = into.resolve()
+        self.cache = self.into / "prepared"
+        self.library = self.into / library.resolve().name
+        self.into.mkdir(parents=True, exist_ok=True)
         # A library that other processes map is not charged to the server's group: take one of our own.
         if not self.library.exists():
             shutil.copy(library.resolve(), self.library)
 
 
-def send(connection: http.client.HTTPConnection, method: str, path: str, body: dict | None) -> tuple[int, dict]:
-    payload = None if body is None else json.dumps(body)
-    connection.request(method, path, payload, {"Content-Type": "application/json"} if payload else {})
-    reply = connection.getresponse()
-    text = reply.read()
-    try:
-        return reply.status, json.loads(text)
-    except ValueError:
-        return reply.status, {"text": text.decode(errors="replace")}
+class Server(GroupedService):
+    """The program in a group of its own, with the pages of its files not in memory yet when `cold`."""
 
+    def __init__(
+        self,
+        settings: Settings,
+        limit_mb: int | None = None,
+        cold: bool = False,
+        cpus: float | None = None,
+        **variables: str,
+    ):
+        if cold:
+            drop_from_page_cache(settings.models, settings.cache, settings.library.resolve(), settings.program)
+        environment = {
+            "PATH": os.environ["PATH"],
+            "MODEL_DIR": str(settings.models),
+            "MODEL_CACHE_DIR": str(settings.cache),
+            "ONNXRUNTIME_LIBRARY": str(settings.library),
+            "INFERENCE_THREADS": "2",
+            **variables,
+        }
+        command = [settings.program, "serve", "--port"]
+        super().__init__(lambda port: [*command, port], environment, settings.into / "server.log", limit_mb, cpus)
+        try:
+            self.wait_until_listening()
+        except ServiceError:
+            self.stop()
+            raise
 
-class Load:
-    """`clients` clients, each with one request at a time, until `requests` are sent or it is stopped."""
-
-    def __init__(self, port: int, clients: int, requests: int, text=mixed_text, first: int = 0, path: str = "/analyze"):
-        self.answers: dict[str, int] = {}
-        self.failures: list[str] = []
-        self.times: list[float] = []
-        self._lock, self._next, self._end = threading.Lock(), first, first + requests
-        self._text, self._path, self._stopped = text, path, False
-        self._clients = [threading.Thread(target=self._ask, args=(port,)) for _ in range(clients)]
-        self._started = time.monotonic()
-        for client in self._clients:
-            client.start()
-
-    def _ask(self, port: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=180)
-        while not self._stopped:
-            with self._lock:
-                number, self._next = self._next, self._next + 1
-            if number >= self._end:
-                break
-            started = time.monotonic()
-            try:
-                status, body = send(connection, "POST", self._path, {"text": self._text(number)})
-            except (OSError, http.client.HTTPException) as error:
-                status, body = 0, {"error": repr(error)}
-                connection.close()
-            with self._lock:
-                if status == 200:
-                    reason = (body.get("fallback") or {}).get("reason")
-                    model = body.get("model")
-                    role = model["role"] if isinstance(model, dict) else "model"
-                    who = f"{role} ({reason})" if reason else role
-                    self.answers[who] = self.answers.get(who, 0) + 1
-                    self.times.append(time.monotonic() - started)
-                else:
-                    self.failures.append(f"{status} {body}")
-        connection.close()
-
-    def finish(self) -> "Load":
-        for client in self._clients:
-            client.join()
-        self.seconds = time.monotonic() - self._started
-        return self
-
-    def stop(self) -> "Load":
-        self._stopped = True
-        return self.finish()
-
-    def p50_ms(self, last: int = 0) -> float:
-        """Median time of a request, of the `last` ones only where that is given."""
-        times = sorted(self.times[-last:])
-        return times[len(times) // 2] * 1000 if times else float("nan")
+    def request(self, method: str, path: str, body: dict | None = None) -> tuple[int, dict]:
+        return load.request(self.port, method, path, body)

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::inference::pool::PoolSettings;
+use crate::inference::pool::{PoolSettings, TIGHT_ARENA_BYTES};
 use crate::inference::prepared::PreparedStore;
 use crate::inference::queue::QueueLimits;
 use crate::model::Precision;
@@ -200,6 +200,7 @@ impl ModelArgs {
             limits: Limits { resident_bytes: self.model_memory_limit.map(|mb| mb * MIB) },
             workers: self.inference_threads.map_or_else(cpu_quota, usize::from),
             pool: PoolSettings {
+                kept_arena_bytes: TIGHT_ARENA_BYTES,
                 max_batch_tokens: self.max_batch_tokens as usize,
                 queue: QueueLimits { max_texts: max_queue, max_tokens: max_queue * QUEUED_TOKENS_PER_TEXT },
             },

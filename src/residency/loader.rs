@@ -160,6 +160,12 @@ impl Residency {
         let mut pool_settings = settings.pool;
         pool_settings.max_batch_tokens =
             bounded_batch(settings.pool.max_batch_tokens, sessions.len(), &activation, admitted.left_bytes);
+        // Where there is room for twice what all workers may need at once, sessions keep it while they work.
+        let arenas_bytes = activation.bytes(1, pool_settings.max_batch_tokens) * sessions.len() as u64;
+        let free_bytes = settings.limits.free_bytes(&self.read_memory().0);
+        if admitted.left_bytes.min(free_bytes) / 2 >= arenas_bytes {
+            pool_settings.kept_arena_bytes = u64::MAX;
+        }
         if pool_settings.max_batch_tokens < settings.pool.max_batch_tokens {
             log::info!(
                 "{role} model {}: batches of {} tokens at most, so that its weights stay in memory beside them",

@@ -37,8 +37,8 @@ impl Server {
             .inspect(|line| eprintln!("  {line}"))
             .find_map(|line| line.split_once("listening on ")?.1.rsplit(':').next()?.trim_end_matches('"').parse().ok())
             .unwrap_or_else(|| panic!("the server ended before it listened"));
-        // The rest of the log is shown too; the pipe must not fill up.
-        thread::spawn(move || lines.for_each(|line| eprintln!("  {line}")));
+        // The rest of the log is shown too, but for the line of each request; the pipe must not fill up.
+        thread::spawn(move || lines.filter(|line| !line.contains(" access] ")).for_each(|line| eprintln!("  {line}")));
         let server = Self { pid: child.id(), child: Some(child), address: SocketAddr::from(([127, 0, 0, 1], port)) };
         let started = Instant::now();
         while server.get("/readyz").0 != 200 {

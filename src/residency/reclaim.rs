@@ -11,7 +11,8 @@ use std::path::Path;
 
 /// Allocations from this size on are mapped on their own and unmapped when freed: all regions of ONNX
 /// Runtime's arenas, which begin at 1 MB, and the weights of a model that is loaded without prepared
-/// weights. On the heap they would stay after an arena gave them back, 10 to 25 MB at a time.
+/// weights. On the heap they stay after an arena gave them back: with 4 MB here, 34 to 38 MB were anonymous
+/// after most evictions of a model of roberta-base's shape, with this 27 to 34.
 const MMAP_THRESHOLD_BYTES: libc::c_int = 512 << 10;
 
 /// Free memory at the top of the heap that may stay there.

@@ -115,6 +115,19 @@ impl LogitsCache {
         }
     }
 
+    /// Looks without waiting, neither for others nor making others wait.
+    #[must_use]
+    pub fn look_alone(&self, key: &CacheKey) -> Lookup<'_> {
+        self.0.as_ref().and_then(|cache| cache.get(key)).map_or(Lookup::Miss(None), Lookup::Hit)
+    }
+
+    /// Puts in an entry that nobody waits for.
+    pub fn put(&self, key: &CacheKey, logits: Arc<[f32]>) {
+        if let Some(cache) = &self.0 {
+            cache.insert(key.clone(), logits);
+        }
+    }
+
     /// Waits for the entry that another request computes; a [`Flight`] when that one gave up.
     ///
     /// # Errors

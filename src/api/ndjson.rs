@@ -27,7 +27,7 @@ use super::error_docs::NativeErrors;
 use super::native::AnalyzeReply;
 use super::{ApiState, methods, request};
 use crate::analysis::Settings;
-use crate::classifier::{ClassifyError, Query, TextInput};
+use crate::classifier::{ClassifyError, Flow, Query, TextInput};
 use crate::model::{LongText, TruncationSide};
 use crate::residency::Wanted;
 
@@ -82,6 +82,8 @@ pub(super) fn analyze_lines(
     }
     let activity = Rc::new(Activity { in_flight: Cell::new(0), last: Cell::new(Instant::now()) });
     let record = AnswerRecord::of(&http);
+    // All lines share one turn: a stream is no more than one request.
+    let flow = Flow::new();
     let bytes_left = Arc::new(Semaphore::new(BYTES_IN_FLIGHT));
     let lines = Lines::new(payload, Rc::clone(&activity));
     let replies = stream::unfold(lines, |mut lines| async move { Some((lines.next().await?, lines)) })
@@ -97,7 +99,7 @@ pub(super) fn analyze_lines(
             let in_flight = InFlight::new(&activity);
             // A task of its own goes on while the client does not read, so that nobody else who
             // waits for the same text has to wait for this client.
-            let task = AbortOnDrop(actix_web::rt::spawn(reply_to(line, taken, state.clone(), record.clone())));
+            let task = AbortOnDrop(actix_web::rt::spawn(reply_to(line, taken, state.clone(), record.clone(), flow)));
             async move {
                 let reply = task.await;
                 drop(in_flight);
@@ -134,10 +136,11 @@ async fn reply_to(
     _taken: Option<OwnedSemaphorePermit>,
     state: web::Data<ApiState>,
     record: AnswerRecord,
+    flow: Flow,
 ) -> Vec<u8> {
     let number = line.number;
     let reply = match line.content {
-        Ok(content) => analyze_line(&content, &state, &record).await,
+        Ok(content) => analyze_line(&content, &state, &record, flow).await,
         Err(what) => Err(what),
     };
     let written = match reply {
@@ -149,7 +152,12 @@ async fn reply_to(
     written
 }
 
-async fn analyze_line(content: &[u8], state: &ApiState, record: &AnswerRecord) -> Result<LineReply, String> {
+async fn analyze_line(
+    content: &[u8],
+    state: &ApiState,
+    record: &AnswerRecord,
+    flow: Flow,
+) -> Result<LineReply, String> {
     let mut input: Map<String, Value> =
         serde_json::from_slice(content).map_err(|error| format!("the line is not a JSON object: {error}"))?;
     let text = match input.shift_remove("text") {
@@ -165,6 +173,7 @@ async fn analyze_line(content: &[u8], state: &ApiState, record: &AnswerRecord) -
             long_text: LongText::Truncate,
             truncation_side: TruncationSide::Right,
             deadline,
+            flow,
         };
         match state.classifier.classify(query).await {
             // The client is held back instead: lines behind this one are not read meanwhile.

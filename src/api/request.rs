@@ -9,7 +9,7 @@ use regex::Regex;
 use super::ApiState;
 use super::access_log::record_answers;
 use super::error::{ApiError, ErrorKind};
-use crate::classifier::{Answer, Query, TextInput};
+use crate::classifier::{Answer, Flow, Query, TextInput};
 use crate::model::{LongText, Role, TruncationSide};
 use crate::residency::{Residency, Wanted};
 
@@ -165,6 +165,7 @@ pub(super) async fn classify(
         long_text: LongText::Truncate,
         truncation_side: TruncationSide::Right,
         deadline: deadline(http, state)?,
+        flow: Flow::new(),
     };
     let answers = state.classifier.classify(query).await?;
     record_answers(http, &answers);

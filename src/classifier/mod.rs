@@ -1,25 +1,26 @@
 //! The one door between the wire and the models: a query goes in, one answer a text comes out.
 
 mod query;
+mod windows;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-use tokio::sync::oneshot;
-
-use crate::cache::{CacheKey, Flight, LogitsCache, Lookup};
-use crate::inference::queue::{InferenceError, Inferred, Job};
+use crate::cache::LogitsCache;
+pub use crate::inference::fairness::Flow;
+use crate::inference::queue::InferenceError;
 use crate::logging::TEXTS_TARGET;
 use crate::metrics::Metrics;
 use crate::model::tokenizer::EncodedText;
-use crate::model::{Encoding, LongText, Role, TokenizerError, TruncationSide};
+use crate::model::{LongText, Role, TokenizerError, TruncationSide};
 use crate::residency::{FallbackReason, Lease, ReadyModel, Residency, Unavailable, Wanted};
 pub use query::{Answer, ClassifyError, ModelInfo, Query, TextInput, Timing};
 
 /// Texts that are tokenized in one go before another request gets its turn.
-const TOKENIZED_AT_ONCE: usize = 16;
+const TEXTS_AT_ONCE: usize = 16;
+
+/// Their bytes, but for a single text of more.
+const BYTES_AT_ONCE: usize = 16 << 10;
 
 /// Bytes of text up to which a request is tokenized where it is: that takes less time than another
 /// thread needs to wake up.
@@ -34,15 +35,6 @@ pub struct Classifier {
     residency: Arc<Residency>,
     cache: Arc<LogitsCache>,
     metrics: Arc<Metrics>,
-}
-
-/// A window that waits for its logits, or has them.
-struct Window {
-    key: CacheKey,
-    logits: Result<Arc<[f32]>, InferenceError>,
-    from_cache: bool,
-    queue: Duration,
-    inference: Duration,
 }
 
 impl Classifier {
@@ -126,7 +118,7 @@ impl Classifier {
             windows.extend(text.windows);
             of_text.push((*index, first..windows.len(), text.truncated));
         }
-        let windows = self.infer(lease, windows, query.deadline).await?;
+        let windows = self.infer(lease, windows, query.flow, query.deadline).await?;
         let bundle = &lease.model.bundle;
         let model = ModelInfo {
             name: self.residency.name_of(lease.role).into(),
@@ -188,7 +180,10 @@ impl Classifier {
             let text = encode(&lease.model, &query.texts[*only], long_text, side);
             return Ok(vec![text.map_err(|error| text_error(*only, &error))?]);
         }
-        for some in open.chunks(TOKENIZED_AT_ONCE) {
+        let mut rest = open;
+        while !rest.is_empty() {
+            let (some, later) = rest.split_at(tokenized_at_once(rest.iter().map(|index| query.texts[*index].bytes())));
+            rest = later;
             let texts: Vec<(usize, TextInput)> =
                 some.iter().map(|index| (*index, query.texts[*index].clone())).collect();
             let model = Arc::clone(&lease.model);
@@ -198,149 +193,24 @@ impl Classifier {
                 };
                 texts.into_iter().map(encode).collect::<Result<Vec<_>, _>>()
             });
-            encoded.extend(task.await.map_err(|error| {
+            let done = tokio::time::timeout_at(query.deadline.into(), task).await;
+            encoded.extend(done.map_err(|_elapsed| ClassifyError::DeadlinePassed)?.map_err(|error| {
                 log::error!("tokenizing ended early: {error}");
                 ClassifyError::Internal
             })??);
         }
         Ok(encoded)
     }
-
-    /// Logits of each window: from the cache, from a run that another request has begun, or from a
-    /// run of its own. Equal windows are run once.
-    async fn infer(
-        &self,
-        lease: &Lease,
-        encodings: Vec<Encoding>,
-        deadline: Instant,
-    ) -> Result<Vec<Window>, ClassifyError> {
-        let keys: Vec<CacheKey> =
-            encodings.into_iter().map(|encoding| CacheKey::new(lease.role, &lease.model.bundle, encoding)).collect();
-        let mut first_with_key: HashMap<&CacheKey, usize> = HashMap::with_capacity(keys.len());
-        let mut same_as: Vec<Option<usize>> = Vec::with_capacity(keys.len());
-        let mut results: Vec<Option<Window>> = keys.iter().map(|_| None).collect();
-        let mut runs: Vec<(usize, Option<Flight<'_>>)> = Vec::new();
-        let mut awaited = Vec::new();
-        for (index, key) in keys.iter().enumerate() {
-            if let Some(first) = first_with_key.get(key) {
-                same_as.push(Some(*first));
-                continue;
-            }
-            same_as.push(None);
-            first_with_key.insert(key, index);
-            match self.cache.look(key) {
-                Lookup::Hit(logits) => results[index] = Some(window(key, Ok(logits), true)),
-                Lookup::Miss(flight) => runs.push((index, flight)),
-                Lookup::InFlight => awaited.push(index),
-            }
-            self.metrics.cache_lookup(results[index].is_some());
-        }
-        let own = self.run(lease, &keys, runs, deadline);
-        let others = join_all(awaited.iter().map(|index| self.wait_or_run(lease, &keys, *index, deadline)));
-        let (own, others) = tokio::join!(own, others);
-        for (index, window) in own?.into_iter().chain(awaited.into_iter().zip(others)) {
-            results[index] = Some(window);
-        }
-        let mut windows: Vec<Window> = Vec::with_capacity(keys.len());
-        for ((result, same), key) in results.into_iter().zip(same_as).zip(keys) {
-            let window = match (result, same) {
-                (Some(window), _) => window,
-                (None, Some(first)) => Window { key, logits: windows[first].logits.clone(), ..windows[first].plain() },
-                (None, None) => return Err(ClassifyError::Internal),
-            };
-            windows.push(window);
-        }
-        Ok(windows)
-    }
-
-    /// Runs the windows at `runs` and puts their logits into the cache.
-    async fn run(
-        &self,
-        lease: &Lease,
-        keys: &[CacheKey],
-        runs: Vec<(usize, Option<Flight<'_>>)>,
-        deadline: Instant,
-    ) -> Result<Vec<(usize, Window)>, ClassifyError> {
-        if runs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let queued_at = Instant::now();
-        let (jobs, replies): (Vec<_>, Vec<_>) = runs
-            .iter()
-            .map(|(index, _)| {
-                let (reply, receiver) = oneshot::channel();
-                (Job { encoding: Arc::clone(keys[*index].encoding()), deadline, queued_at, reply }, receiver)
-            })
-            .unzip();
-        if let Err(error) = lease.model.pool.push(jobs) {
-            if let InferenceError::QueueFull { retry_after } = error {
-                return Err(ClassifyError::QueueFull { retry_after });
-            }
-            return Ok(runs
-                .into_iter()
-                .map(|(index, _)| (index, window(&keys[index], Err(error.clone()), false)))
-                .collect());
-        }
-        let mut done = Vec::with_capacity(runs.len());
-        for ((index, flight), reply) in runs.into_iter().zip(replies) {
-            let inferred = match tokio::time::timeout_at(deadline.into(), reply).await {
-                Err(_elapsed) => Err(InferenceError::DeadlinePassed),
-                Ok(Err(_worker_gone)) => Err(InferenceError::Evicted),
-                Ok(Ok(inferred)) => inferred,
-            };
-            let (queue, inference) = inferred.as_ref().map_or_else(|_| Default::default(), times);
-            let logits: Result<Arc<[f32]>, _> = inferred.map(|inferred| inferred.logits.into());
-            if let (Some(flight), Ok(logits)) = (flight, &logits) {
-                flight.land(Arc::clone(logits));
-            }
-            done.push((index, Window { queue, inference, ..window(&keys[index], logits, false) }));
-        }
-        Ok(done)
-    }
-
-    /// Waits for a window that another request computes; computes it when that one gives up.
-    async fn wait_or_run(&self, lease: &Lease, keys: &[CacheKey], index: usize, deadline: Instant) -> Window {
-        let key = &keys[index];
-        match tokio::time::timeout_at(deadline.into(), self.cache.wait(key)).await {
-            Err(_elapsed) => window(key, Err(InferenceError::DeadlinePassed), false),
-            Ok(Ok(logits)) => window(key, Ok(logits), true),
-            Ok(Err(flight)) => match self.run(lease, keys, vec![(index, flight)], deadline).await {
-                Ok(mut done) => {
-                    done.pop().map_or_else(|| window(key, Err(InferenceError::Failed), false), |(_, window)| window)
-                }
-                Err(ClassifyError::QueueFull { retry_after }) => {
-                    window(key, Err(InferenceError::QueueFull { retry_after }), false)
-                }
-                Err(
-                    ClassifyError::Text { .. }
-                    | ClassifyError::Unavailable(_)
-                    | ClassifyError::DeadlinePassed
-                    | ClassifyError::Internal,
-                ) => window(key, Err(InferenceError::Failed), false),
-            },
-        }
-    }
 }
 
-impl Window {
-    /// The same figures for another text with the same tokens.
-    fn plain(&self) -> Self {
-        Self {
-            key: self.key.clone(),
-            logits: self.logits.clone(),
-            from_cache: self.from_cache,
-            queue: self.queue,
-            inference: self.inference,
-        }
-    }
-}
-
-fn window(key: &CacheKey, logits: Result<Arc<[f32]>, InferenceError>, from_cache: bool) -> Window {
-    Window { key: key.clone(), logits, from_cache, queue: Duration::ZERO, inference: Duration::ZERO }
-}
-
-fn times(inferred: &Inferred) -> (Duration, Duration) {
-    (inferred.queued, inferred.inference)
+/// How many of the texts to tokenize in one go, at least one.
+fn tokenized_at_once(bytes: impl Iterator<Item = usize>) -> usize {
+    let mut all_bytes = 0;
+    let fits = bytes.take(TEXTS_AT_ONCE).take_while(|bytes| {
+        all_bytes += bytes;
+        all_bytes <= BYTES_AT_ONCE
+    });
+    fits.count().max(1)
 }
 
 fn encode(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::inference::fairness::Flow;
 use crate::model::{Activation, LongText, Role, TruncationSide};
 use crate::residency::{FallbackReason, Unavailable, Wanted};
 
@@ -37,6 +38,8 @@ pub struct Query {
     pub truncation_side: TruncationSide,
     /// When the answer is of no use any more.
     pub deadline: Instant,
+    /// Whose turn its texts take: a flow of its own, or that of the stream which it belongs to.
+    pub flow: Flow,
 }
 
 /// Which model answered.

@@ -2,6 +2,7 @@
 //! prepared weights that all sessions map.
 
 pub mod batch;
+pub mod fairness;
 pub mod headroom;
 mod layout;
 pub mod pool;

@@ -1,11 +1,13 @@
 //! Worker threads that each own one session and run batches from one queue.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::batch::Padding;
+use super::fairness::Held;
 use super::headroom::{Headroom, Reservation};
 use super::queue::{InferenceError, Inferred, Job, Queue, QueueLimits};
 use super::session::{InferenceSession, SessionError, Terminator};
@@ -122,18 +124,18 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Puts in all texts of one request, or none of them.
+    /// Puts in texts of one flow as far as they may wait now; see [`Queue::push`].
     ///
     /// # Errors
     /// Those of [`Queue::push`].
-    pub fn push(&self, jobs: Vec<Job>) -> Result<(), InferenceError> {
+    pub fn push(&self, jobs: &mut VecDeque<Job>) -> Result<usize, InferenceError> {
         let one_worker = self.shared.tokens_per_second.load(Ordering::Relaxed);
         self.shared.queue.push(jobs, one_worker as f64 * self.worker_count as f64)
     }
 
     /// What waits now.
     #[must_use]
-    pub fn depth(&self) -> super::queue::Depth {
+    pub fn depth(&self) -> Held {
         self.shared.queue.depth()
     }
 

@@ -1,19 +1,16 @@
-//! Texts that wait for a worker, in fair order and within limits.
+//! Texts that wait for a worker, in fair order (see [`super::fairness`]) and within limits.
 //!
-//! Fairness: each request is a flow of its own. A text is due at a virtual time, which is that of
-//! the text now being served plus its tokens; the texts of one request are due one after the other.
-//! So a request of one text waits for at most as many tokens of any other request as it has itself,
-//! and a request of hundreds gets the same share as everyone else while others wait. A long text
-//! is due as if it had [`MOST_TOKENS_AHEAD`] tokens: it waits for that much of each other request
-//! and not for twenty short ones, and who comes after it waits for one run of it.
+//! A request of hundreds of texts does not fill the queue: it may always have a few texts waiting,
+//! and more only while the queue is less than half full. The rest comes in as those are answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::batch::{Padding, form_batch};
+use super::fairness::{Flow, Held, Turn, Turns};
 use crate::model::Encoding;
 
 /// How many waiting texts are looked at for one batch.
@@ -23,8 +20,14 @@ const CANDIDATES: usize = 512;
 /// saves: smaller runs are slower for each token.
 const MIN_SHARED_TOKENS: usize = 96;
 
-/// Tokens after which a longer text is due no later.
-const MOST_TOKENS_AHEAD: usize = 128;
+/// Part of the bounds that every flow may have waiting while there is room at all.
+const PIECE: usize = 32;
+
+/// Part of the bounds over which no flow may have more than that.
+const SHARED: usize = 2;
+
+/// Longest and shortest time that a refused client is asked to wait.
+const RETRY_AFTER_SECONDS: (f64, f64) = (1.0, 60.0);
 
 /// Why a text came back without logits.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -63,6 +66,8 @@ pub struct Inferred {
 /// One text on its way to a worker. The receiving end hears of it exactly once; when it is gone,
 /// the job is dropped before it costs anything.
 pub struct Job {
+    /// The request that it belongs to.
+    pub flow: Flow,
     /// What is run.
     pub encoding: Arc<Encoding>,
     /// When the answer is of no use any more.
@@ -74,6 +79,14 @@ pub struct Job {
 }
 
 impl Job {
+    fn tokens(&self) -> usize {
+        self.encoding.len()
+    }
+
+    fn is_useless(&self, now: Instant) -> bool {
+        self.reply.is_closed() || self.deadline <= now
+    }
+
     /// Sends the answer; whether the client is still there is its own matter.
     pub fn answer(self, answer: Result<Inferred, InferenceError>) {
         let _gone = self.reply.send(answer);
@@ -89,15 +102,31 @@ pub struct QueueLimits {
     pub max_tokens: usize,
 }
 
+impl QueueLimits {
+    /// One part of the bounds, at least one text.
+    fn part(self, of: usize) -> Self {
+        Self { max_texts: (self.max_texts / of).max(1), max_tokens: (self.max_tokens / of).max(1) }
+    }
+
+    fn hold(self, held: Held) -> bool {
+        held.texts <= self.max_texts && held.tokens <= self.max_tokens
+    }
+}
+
 #[derive(Default)]
 struct State {
-    waiting: BTreeMap<(u64, u64), Job>,
+    waiting: BTreeMap<Turn, Job>,
     waiting_tokens: usize,
-    virtual_time: u64,
-    sequence: u64,
+    turns: Turns,
     idle_workers: usize,
     nudges: u64,
     closed: bool,
+}
+
+impl State {
+    fn held(&self) -> Held {
+        Held { texts: self.waiting.len(), tokens: self.waiting_tokens }
+    }
 }
 
 /// Until when a worker waits for work.
@@ -120,15 +149,6 @@ pub struct Queue {
     limits: QueueLimits,
 }
 
-/// Depth of a queue at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Depth {
-    /// Texts waiting.
-    pub texts: usize,
-    /// Their tokens.
-    pub tokens: usize,
-}
-
 impl Queue {
     /// An empty queue.
     #[must_use]
@@ -136,41 +156,70 @@ impl Queue {
         Self { state: Mutex::default(), filled: Condvar::new(), limits }
     }
 
-    /// Puts in all texts of one request, or none of them.
+    /// Puts in texts from the front of `jobs`, all of one flow, as far as they may wait now; what is
+    /// left is to be pushed again when some are answered. Returns how many went in, which may be none
+    /// while others of the flow wait.
     ///
     /// # Errors
-    /// [`InferenceError::QueueFull`] with the time that the waiting tokens take at
-    /// `tokens_per_second`; [`InferenceError::Evicted`] once the queue is closed.
-    pub fn push(&self, jobs: Vec<Job>, tokens_per_second: f64) -> Result<(), InferenceError> {
-        let tokens: usize = jobs.iter().map(|job| job.encoding.len()).sum();
+    /// [`InferenceError::QueueFull`] when nothing of the flow waits and there is no room for its
+    /// first texts, with the time that the tokens in the way take at `tokens_per_second`;
+    /// [`InferenceError::Evicted`] once the queue is closed.
+    pub fn push(&self, jobs: &mut VecDeque<Job>, tokens_per_second: f64) -> Result<usize, InferenceError> {
+        let Some(flow) = jobs.front().map(|job| job.flow) else { return Ok(0) };
         let mut state = self.lock();
         if state.closed {
             return Err(InferenceError::Evicted);
         }
-        let is_full = state.waiting.len() + jobs.len() > self.limits.max_texts
-            || state.waiting_tokens + tokens > self.limits.max_tokens;
-        // A request larger than the whole queue is let in when nothing waits, else it never could be.
-        if is_full && !state.waiting.is_empty() {
-            let seconds = (state.waiting_tokens as f64 / tokens_per_second.max(1.0)).ceil().clamp(1.0, 60.0);
-            return Err(InferenceError::QueueFull { retry_after: Duration::from_secs_f64(seconds) });
+        let mut admitted = self.admitted(&state, flow, jobs);
+        if admitted.is_err() {
+            drop_useless(&mut state, usize::MAX);
+            admitted = self.admitted(&state, flow, jobs);
         }
-        let mut turn = state.virtual_time;
-        let count = jobs.len();
-        for job in jobs {
-            let tokens = job.encoding.len();
-            state.sequence += 1;
-            let key = (turn.saturating_add(tokens.min(MOST_TOKENS_AHEAD) as u64), state.sequence);
-            turn = turn.saturating_add(tokens as u64);
-            state.waiting.insert(key, job);
+        let count = admitted.map_err(|over_tokens| {
+            let (shortest, longest) = RETRY_AFTER_SECONDS;
+            let seconds = (over_tokens as f64 / tokens_per_second.max(1.0)).ceil().clamp(shortest, longest);
+            InferenceError::QueueFull { retry_after: Duration::from_secs_f64(seconds) }
+        })?;
+        for job in jobs.drain(..count) {
+            let turn = state.turns.enter(flow, job.tokens());
+            state.waiting_tokens += job.tokens();
+            state.waiting.insert(turn, job);
         }
-        state.waiting_tokens += tokens;
         drop(state);
-        if count == 1 {
-            self.filled.notify_one()
-        } else {
-            self.filled.notify_all()
+        match count {
+            0 => {}
+            1 => self.filled.notify_one(),
+            _ => self.filled.notify_all(),
         }
-        Ok(())
+        Ok(count)
+    }
+
+    /// How many of the jobs may come in now, or how many waiting tokens are in the way of the first.
+    fn admitted(&self, state: &State, flow: Flow, jobs: &VecDeque<Job>) -> Result<usize, usize> {
+        let (piece, shared) = (self.limits.part(PIECE), self.limits.part(SHARED));
+        let (mut own, mut all) = (state.turns.held(flow), state.held());
+        let is_first = own.texts == 0;
+        let mut count = 0;
+        for job in jobs {
+            (own, all) = (own.with(job.tokens()), all.with(job.tokens()));
+            // One text is a piece, however long it is, and an empty queue takes any text.
+            let is_piece = own.texts == 1 || piece.hold(own);
+            let is_alone = all.texts == 1;
+            let fits = if is_piece { is_alone || self.limits.hold(all) } else { shared.hold(all) };
+            if !fits {
+                // The first piece comes in whole or not at all.
+                return if is_first && is_piece { Err(self.tokens_in_the_way(all)) } else { Ok(count) };
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Tokens that have to be taken before `held` is within the bounds.
+    fn tokens_in_the_way(&self, held: Held) -> usize {
+        let texts = held.texts.saturating_sub(self.limits.max_texts);
+        let tokens_of_texts = texts * held.tokens / held.texts.max(1);
+        held.tokens.saturating_sub(self.limits.max_tokens).max(tokens_of_texts)
     }
 
     /// Waits for work and takes a batch of it; `None` once the queue is closed. A worker that has to
@@ -181,7 +230,7 @@ impl Queue {
             if state.closed {
                 return None;
             }
-            drop_useless(&mut state);
+            drop_useless(&mut state, CANDIDATES);
             if !state.waiting.is_empty() {
                 break;
             }
@@ -199,16 +248,16 @@ impl Queue {
             state.idle_workers -= 1;
         }
         let share = state.waiting_tokens.div_ceil(state.idle_workers + 1).max(MIN_SHARED_TOKENS);
-        let keys: Vec<_> = state.waiting.keys().take(CANDIDATES).copied().collect();
-        let lengths: Vec<_> = state.waiting.values().take(CANDIDATES).map(|job| job.encoding.len()).collect();
+        let turns: Vec<Turn> = state.waiting.keys().take(CANDIDATES).copied().collect();
+        let lengths: Vec<usize> = state.waiting.values().take(CANDIDATES).map(Job::tokens).collect();
         let batch: Vec<Job> = form_batch(&lengths, max_batch_tokens.min(share), padding)
             .into_iter()
-            .filter_map(|index| state.waiting.remove(&keys[index]))
+            .filter_map(|index| state.waiting.remove(&turns[index]))
             .collect();
-        let taken: usize = batch.iter().map(|job| job.encoding.len()).sum();
-        state.waiting_tokens -= taken;
-        if let Some((due, _)) = keys.first() {
-            state.virtual_time = state.virtual_time.max(*due);
+        state.waiting_tokens -= batch.iter().map(Job::tokens).sum::<usize>();
+        if let Some(first) = turns.first() {
+            let next = state.waiting.keys().next().copied();
+            state.turns.serve(*first, next, batch.iter().map(|job| (job.flow, job.tokens())));
         }
         let more = !state.waiting.is_empty() && state.idle_workers > 0;
         drop(state);
@@ -241,10 +290,9 @@ impl Queue {
             return;
         }
         for job in jobs {
-            state.waiting_tokens += job.encoding.len();
-            state.sequence += 1;
-            let key = (state.virtual_time, state.sequence);
-            state.waiting.insert(key, job);
+            state.waiting_tokens += job.tokens();
+            let turn = state.turns.enter_again(job.flow, job.tokens());
+            state.waiting.insert(turn, job);
         }
         drop(state);
         self.filled.notify_one();
@@ -257,6 +305,7 @@ impl Queue {
         state.closed = true;
         let waiting = std::mem::take(&mut state.waiting);
         state.waiting_tokens = 0;
+        state.turns = Turns::default();
         drop(state);
         self.filled.notify_all();
         let count = waiting.len();
@@ -268,9 +317,8 @@ impl Queue {
 
     /// What waits now.
     #[must_use]
-    pub fn depth(&self) -> Depth {
-        let state = self.lock();
-        Depth { texts: state.waiting.len(), tokens: state.waiting_tokens }
+    pub fn depth(&self) -> Held {
+        self.lock().held()
     }
 
     /// Every change under the lock leaves the state whole, so a panic elsewhere does not poison it.
@@ -279,138 +327,30 @@ impl Queue {
     }
 }
 
-/// Drops work whose client has gone, and answers work whose deadline has passed.
-fn drop_useless(state: &mut State) {
+/// Drops work whose client has gone, and answers work whose deadline has passed, until `enough` texts
+/// of use were seen.
+fn drop_useless(state: &mut State, enough: usize) {
     let now = Instant::now();
-    let useless: Vec<_> = state
-        .waiting
-        .iter()
-        .filter(|(_, job)| job.reply.is_closed() || job.deadline <= now)
-        .map(|(key, _)| *key)
-        .collect();
-    for key in useless {
-        if let Some(job) = state.waiting.remove(&key) {
-            state.waiting_tokens -= job.encoding.len();
+    let mut of_use = 0;
+    let mut useless = Vec::new();
+    for (turn, job) in &state.waiting {
+        if job.is_useless(now) {
+            useless.push(*turn);
+        } else {
+            of_use += 1;
+            if of_use == enough {
+                break;
+            }
+        }
+    }
+    for turn in useless {
+        if let Some(job) = state.waiting.remove(&turn) {
+            state.waiting_tokens -= job.tokens();
+            state.turns.leave(job.flow, job.tokens());
             job.answer(Err(InferenceError::DeadlinePassed));
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Receiver = oneshot::Receiver<Result<Inferred, InferenceError>>;
-
-    fn job(tokens: usize) -> (Job, Receiver) {
-        let (reply, receiver) = oneshot::channel();
-        let encoding = Arc::new(Encoding { input_ids: vec![7; tokens].into(), type_ids: Box::default() });
-        let now = Instant::now();
-        (Job { encoding, deadline: now + Duration::from_secs(60), queued_at: now, reply }, receiver)
-    }
-
-    fn push(queue: &Queue, lengths: &[usize]) -> Vec<Receiver> {
-        let (jobs, receivers): (Vec<_>, Vec<_>) = lengths.iter().map(|tokens| job(*tokens)).unzip();
-        queue.push(jobs, 100.0).unwrap();
-        receivers
-    }
-
-    fn queue() -> Queue {
-        Queue::new(QueueLimits { max_texts: 1000, max_tokens: 100_000 })
-    }
-
-    fn lengths(batch: &[Job]) -> Vec<usize> {
-        batch.iter().map(|job| job.encoding.len()).collect()
-    }
-
-    #[test]
-    fn a_small_request_passes_a_large_one_that_came_before() {
-        let queue = queue();
-        let _large = push(&queue, &[50; 200]);
-        assert_eq!(lengths(&queue.take(100, Padding::Computed, None).unwrap()), [50, 50]);
-        let _small = push(&queue, &[20]);
-        // One more text of the large request at most is due before it.
-        let next: Vec<_> = (0..2).flat_map(|_| lengths(&queue.take(100, Padding::Computed, None).unwrap())).collect();
-        assert!(next.contains(&20), "{next:?}");
-    }
-
-    #[test]
-    fn a_stream_of_short_texts_does_not_starve_a_long_one() {
-        let queue = queue();
-        let mut receivers = push(&queue, &[500]);
-        let mut served_before = 0;
-        loop {
-            receivers.extend(push(&queue, &[10]));
-            let batch = lengths(&queue.take(512, Padding::Computed, None).unwrap());
-            if batch.contains(&500) {
-                break;
-            }
-            served_before += batch.iter().sum::<usize>();
-            assert!(
-                served_before <= MOST_TOKENS_AHEAD,
-                "the long text still waits after {served_before} tokens of others"
-            );
-        }
-    }
-
-    #[test]
-    fn work_whose_client_has_gone_is_dropped() {
-        let queue = queue();
-        drop(push(&queue, &[10, 10]));
-        let _kept = push(&queue, &[11]);
-        assert_eq!(lengths(&queue.take(512, Padding::Computed, None).unwrap()), [11]);
-        assert_eq!(queue.depth(), Depth::default());
-    }
-
-    #[test]
-    fn work_whose_deadline_passed_is_answered_without_a_run() {
-        let queue = queue();
-        let (mut late, mut receiver) = job(10);
-        late.deadline = Instant::now();
-        queue.push(vec![late], 100.0).unwrap();
-        let _kept = push(&queue, &[11]);
-        assert_eq!(lengths(&queue.take(512, Padding::Computed, None).unwrap()), [11]);
-        assert_eq!(receiver.try_recv().unwrap().unwrap_err(), InferenceError::DeadlinePassed);
-    }
-
-    #[test]
-    fn a_full_queue_refuses_whole_requests_and_says_how_long_it_will_take() {
-        let queue = Queue::new(QueueLimits { max_texts: 3, max_tokens: 1000 });
-        let _waiting = push(&queue, &[100, 100]);
-        let (jobs, _receivers): (Vec<_>, Vec<_>) = [job(5), job(5)].into_iter().unzip();
-        let refused = queue.push(jobs, 100.0).unwrap_err();
-        assert_eq!(refused, InferenceError::QueueFull { retry_after: Duration::from_secs(2) });
-        assert_eq!(queue.depth(), Depth { texts: 2, tokens: 200 });
-    }
-
-    #[test]
-    fn closing_answers_what_waits_and_refuses_what_comes() {
-        let queue = queue();
-        let mut receivers = push(&queue, &[10]);
-        assert_eq!(queue.close(), 1);
-        assert_eq!(receivers[0].try_recv().unwrap().unwrap_err(), InferenceError::Evicted);
-        assert_eq!(queue.push(vec![job(5).0], 100.0).unwrap_err(), InferenceError::Evicted);
-        assert!(queue.take(512, Padding::Computed, None).is_none());
-    }
-
-    #[test]
-    fn a_worker_with_patience_waits_for_its_time_or_a_nudge_and_work_comes_first() {
-        let queue = queue();
-        let none: [usize; 0] = [];
-        let over = queue.patience(Duration::ZERO);
-        assert_eq!(lengths(&queue.take(512, Padding::Computed, Some(over)).unwrap()), none);
-        let _receivers = push(&queue, &[7]);
-        assert_eq!(lengths(&queue.take(512, Padding::Computed, Some(over)).unwrap()), [7]);
-        // A nudge between two waits counts too.
-        let long = queue.patience(Duration::from_secs(3600));
-        queue.nudge();
-        assert_eq!(lengths(&queue.take(512, Padding::Computed, Some(long)).unwrap()), none);
-        std::thread::scope(|scope| {
-            let long = queue.patience(Duration::from_secs(3600));
-            let queue = &queue;
-            let waiting = scope.spawn(move || queue.take(512, Padding::Computed, Some(long)).unwrap().len());
-            queue.nudge();
-            assert_eq!(waiting.join().unwrap(), 0);
-        });
-    }
-}
+mod tests;

@@ -153,6 +153,42 @@ fn a_short_text_does_not_wait_for_a_request_of_hundreds() {
 }
 
 #[test]
+fn requests_larger_than_the_queue_are_answered_and_leave_room_for_others() {
+    let server = warm_server("light", &[("INFERENCE_THREADS", "1"), ("MAX_QUEUE", "64"), ("CACHE_MB", "0")]);
+    let texts: Vec<_> = (0..300).map(short_text).collect();
+    thread::scope(|scope| {
+        let large: Vec<_> = (0..3)
+            .map(|_| scope.spawn(|| server.post("/analyze", &json!({"texts": texts, "model": "light"}))))
+            .collect();
+        server.wait_for("a queue", |health| queued_texts(health, "light") > 30);
+        let mut answered = 0;
+        while large.iter().any(|request| !request.is_finished()) {
+            let reply = server.post("/analyze", &json!({"text": short_text(answered), "model": "light"}));
+            assert_eq!(reply.status, 200, "{}", reply.text);
+            answered += 1;
+        }
+        assert!(answered >= 8, "only {answered} short texts were answered beside the large requests");
+        for reply in large.into_iter().map(|request| request.join().unwrap()) {
+            assert_eq!((reply.status, reply.json["count"].as_u64()), (200, Some(300)), "{}", reply.text);
+        }
+    });
+}
+
+#[test]
+fn a_text_that_a_large_request_asks_too_does_not_wait_for_its_turn_there() {
+    let server = warm_server("light", &[("INFERENCE_THREADS", "1")]);
+    let texts: Vec<_> = (0..400).map(|number| format!("{} {}", short_text(number), "and so on ".repeat(20))).collect();
+    thread::scope(|scope| {
+        let large = scope.spawn(|| server.post("/analyze", &json!({"texts": texts, "model": "light"})));
+        server.wait_for("a queue", |health| queued_texts(health, "light") > 300);
+        let last = server.post("/analyze", &json!({"text": texts[399], "model": "light"}));
+        assert_eq!(last.status, 200, "{}", last.text);
+        assert!(!large.is_finished(), "it was answered with the last of all texts");
+        assert_eq!(large.join().unwrap().status, 200);
+    });
+}
+
+#[test]
 fn fifty_identical_texts_at_once_are_run_once() {
     let server = warm_server("light", &[]);
     let before = counted(&server, "emotion_batch_texts_total");

@@ -17,7 +17,7 @@ use super::rows::{Content, Group, Row};
 use crate::analysis::Settings;
 use crate::api::native::AnalyzeReply;
 use crate::app::stop::StopSignal;
-use crate::classifier::{Answer, Classifier, ClassifyError, Query, TextInput};
+use crate::classifier::{Answer, Classifier, ClassifyError, Flow, Query, TextInput};
 use crate::cli::Failure;
 use crate::model::{LongText, TruncationSide};
 use crate::residency::Wanted;
@@ -173,9 +173,8 @@ impl Bulk {
     async fn answers(&mut self, texts: &[Arc<str>]) -> Result<Vec<Result<Answer, String>>, Stop> {
         let deadline = Instant::now() + GROUP_PATIENCE;
         let mut answers: Vec<Option<Result<Answer, String>>> = texts.iter().map(|_| None).collect();
-        let mut at_once = texts.len();
         loop {
-            let open: Vec<usize> = (0..texts.len()).filter(|index| answers[*index].is_none()).take(at_once).collect();
+            let open: Vec<usize> = (0..texts.len()).filter(|index| answers[*index].is_none()).collect();
             if open.is_empty() {
                 return Ok(answers.into_iter().flatten().collect());
             }
@@ -185,6 +184,7 @@ impl Bulk {
                 long_text: self.question.long_text,
                 truncation_side: TruncationSide::Right,
                 deadline,
+                flow: Flow::new(),
             };
             match self.classifier.classify(query).await {
                 Ok(some) => {
@@ -195,8 +195,6 @@ impl Bulk {
                 Err(ClassifyError::Text { index, what }) => {
                     answers[open[index]] = Some(Err(format!("has a text that is not read: {what}")));
                 }
-                // Windows of long texts may be more than the queue holds.
-                Err(ClassifyError::QueueFull { .. }) if open.len() > 1 => at_once = open.len() / 2,
                 // A run that has gone well so far outlives a shortage of memory.
                 Err(ClassifyError::Unavailable(unavailable))
                     if self.rows.written > 0 && Instant::now() + unavailable.retry_after < deadline =>

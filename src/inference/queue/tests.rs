@@ -1,0 +1,205 @@
+use std::sync::Barrier;
+use std::thread;
+
+use super::super::fairness::MOST_COST_TOKENS;
+use super::*;
+
+type Receiver = oneshot::Receiver<Result<Inferred, InferenceError>>;
+
+fn job(flow: Flow, tokens: usize) -> (Job, Receiver) {
+    let (reply, receiver) = oneshot::channel();
+    let encoding = Arc::new(Encoding { input_ids: vec![7; tokens].into(), type_ids: Box::default() });
+    let now = Instant::now();
+    (Job { flow, encoding, deadline: now + Duration::from_secs(60), queued_at: now, reply }, receiver)
+}
+
+fn jobs(lengths: &[usize]) -> (VecDeque<Job>, Vec<Receiver>) {
+    let flow = Flow::new();
+    lengths.iter().map(|tokens| job(flow, *tokens)).unzip()
+}
+
+/// A request that fits whole.
+fn push(queue: &Queue, lengths: &[usize]) -> Vec<Receiver> {
+    let (mut jobs, receivers) = jobs(lengths);
+    assert_eq!(queue.push(&mut jobs, 100.0), Ok(lengths.len()));
+    receivers
+}
+
+fn queue() -> Queue {
+    Queue::new(QueueLimits { max_texts: 1000, max_tokens: 100_000 })
+}
+
+fn take(queue: &Queue, max_batch_tokens: usize) -> Vec<usize> {
+    lengths(&queue.take(max_batch_tokens, Padding::Computed, None).unwrap())
+}
+
+fn lengths(batch: &[Job]) -> Vec<usize> {
+    batch.iter().map(Job::tokens).collect()
+}
+
+#[test]
+fn a_small_request_passes_a_large_one_that_came_before() {
+    let queue = queue();
+    let _large = push(&queue, &[50; 200]);
+    assert_eq!(take(&queue, 100), [50, 50]);
+    let _small = push(&queue, &[20]);
+    assert_eq!(take(&queue, 100), [20]);
+}
+
+#[test]
+fn a_short_text_does_not_wait_for_the_long_texts_of_others() {
+    let queue = queue();
+    let _long: Vec<_> = (0..50).map(|_| push(&queue, &[400])).collect();
+    assert_eq!(take(&queue, 512), [400]);
+    let _short = push(&queue, &[20]);
+    assert_eq!(take(&queue, 512), [20]);
+}
+
+#[test]
+fn a_stream_of_short_texts_does_not_starve_a_long_one() {
+    let queue = queue();
+    let mut receivers = push(&queue, &[500]);
+    let mut served_before = 0;
+    loop {
+        receivers.extend(push(&queue, &[10]));
+        let batch = take(&queue, 512);
+        if batch.contains(&500) {
+            break;
+        }
+        served_before += batch.iter().sum::<usize>();
+        // Two flows share at any time.
+        assert!(served_before <= 2 * MOST_COST_TOKENS, "the long text still waits after {served_before} tokens");
+    }
+}
+
+#[test]
+fn a_large_request_leaves_half_of_the_queue_to_others() {
+    let queue = Queue::new(QueueLimits { max_texts: 64, max_tokens: 10_000 });
+    let (mut large, _replies) = jobs(&[10; 200]);
+    assert_eq!(queue.push(&mut large, 100.0), Ok(32));
+    assert_eq!(queue.push(&mut large, 100.0), Ok(0), "it waits for its own texts");
+    let (mut second, _replies_too) = jobs(&[10; 200]);
+    assert_eq!(queue.push(&mut second, 100.0), Ok(2), "a 32nd of the queue is for each");
+    let _small: Vec<_> = (0..30).map(|_| push(&queue, &[10])).collect();
+    let (mut late, _refused) = jobs(&[10]);
+    assert!(matches!(queue.push(&mut late, 100.0), Err(InferenceError::QueueFull { .. })));
+    while queue.depth().texts >= 32 {
+        take(&queue, 100);
+    }
+    let room = 32 - queue.depth().texts;
+    assert_eq!(queue.push(&mut large, 100.0), Ok(room), "and goes on when there is room");
+}
+
+#[test]
+fn tokens_bound_the_queue_as_texts_do_and_a_text_over_the_bound_comes_in_alone() {
+    let queue = Queue::new(QueueLimits { max_texts: 64, max_tokens: 300 });
+    let _whole = push(&queue, &[400]);
+    let (mut other, _refused) = jobs(&[10]);
+    // 410 tokens wait with it, 110 too many.
+    let refused = queue.push(&mut other, 100.0).unwrap_err();
+    assert_eq!(refused, InferenceError::QueueFull { retry_after: Duration::from_secs(2) });
+    assert_eq!(take(&queue, 512), [400]);
+    assert_eq!(queue.push(&mut other, 100.0), Ok(1));
+}
+
+#[test]
+fn a_full_queue_refuses_a_small_request_whole_and_says_when_there_is_room_for_it() {
+    let queue = Queue::new(QueueLimits { max_texts: 96, max_tokens: 100_000 });
+    let _waiting: Vec<_> = (0..95).map(|_| push(&queue, &[400])).collect();
+    let (mut two, _receivers) = jobs(&[400, 400]);
+    // One text of 97 has to go first: 400 tokens at 100 a second.
+    let refused = queue.push(&mut two, 100.0).unwrap_err();
+    assert_eq!(refused, InferenceError::QueueFull { retry_after: Duration::from_secs(4) });
+    assert_eq!((two.len(), queue.depth().texts), (2, 95));
+}
+
+#[test]
+fn work_whose_client_has_gone_makes_room_at_once() {
+    let queue = Queue::new(QueueLimits { max_texts: 64, max_tokens: 100_000 });
+    drop((0..64).map(|_| push(&queue, &[10])).collect::<Vec<_>>());
+    let _kept = push(&queue, &[11]);
+    assert_eq!(queue.depth(), Held { texts: 1, tokens: 11 });
+}
+
+#[test]
+fn work_whose_client_has_gone_is_dropped() {
+    let queue = queue();
+    drop(push(&queue, &[10, 10]));
+    let _kept = push(&queue, &[11]);
+    assert_eq!(take(&queue, 512), [11]);
+    assert_eq!(queue.depth(), Held::default());
+}
+
+#[test]
+fn work_whose_deadline_passed_is_answered_without_a_run() {
+    let queue = queue();
+    let (mut late, mut receiver) = job(Flow::new(), 10);
+    late.deadline = Instant::now();
+    assert_eq!(queue.push(&mut VecDeque::from([late]), 100.0), Ok(1));
+    let _kept = push(&queue, &[11]);
+    assert_eq!(take(&queue, 512), [11]);
+    assert_eq!(receiver.try_recv().unwrap().unwrap_err(), InferenceError::DeadlinePassed);
+}
+
+#[test]
+fn what_is_put_back_is_due_at_once_and_counts_as_waiting() {
+    let queue = queue();
+    let _receivers = push(&queue, &[30, 30]);
+    let taken = queue.take(60, Padding::Computed, None).unwrap();
+    let _other = push(&queue, &[5]);
+    queue.put_back(taken);
+    assert_eq!(queue.depth(), Held { texts: 3, tokens: 65 });
+    assert_eq!(take(&queue, 60), [30, 30]);
+}
+
+#[test]
+fn a_large_request_is_spread_over_the_workers_that_wait() {
+    let queue = queue();
+    let (taken, both_have) = (Mutex::new(Vec::new()), Barrier::new(3));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let batch = take(&queue, 512);
+                taken.lock().unwrap().push(batch.iter().sum::<usize>());
+                both_have.wait();
+            });
+        }
+        while queue.lock().idle_workers < 2 {
+            thread::yield_now();
+        }
+        let _receivers = push(&queue, &[50; 8]);
+        both_have.wait();
+    });
+    assert_eq!(*taken.lock().unwrap(), [200, 200]);
+}
+
+#[test]
+fn closing_answers_what_waits_and_refuses_what_comes() {
+    let queue = queue();
+    let mut receivers = push(&queue, &[10]);
+    assert_eq!(queue.close(), 1);
+    assert_eq!(receivers[0].try_recv().unwrap().unwrap_err(), InferenceError::Evicted);
+    assert_eq!(queue.push(&mut jobs(&[5]).0, 100.0).unwrap_err(), InferenceError::Evicted);
+    assert!(queue.take(512, Padding::Computed, None).is_none());
+}
+
+#[test]
+fn a_worker_with_patience_waits_for_its_time_or_a_nudge_and_work_comes_first() {
+    let queue = queue();
+    let none: [usize; 0] = [];
+    let over = queue.patience(Duration::ZERO);
+    assert_eq!(lengths(&queue.take(512, Padding::Computed, Some(over)).unwrap()), none);
+    let _receivers = push(&queue, &[7]);
+    assert_eq!(lengths(&queue.take(512, Padding::Computed, Some(over)).unwrap()), [7]);
+    // A nudge between two waits counts too.
+    let long = queue.patience(Duration::from_secs(3600));
+    queue.nudge();
+    assert_eq!(lengths(&queue.take(512, Padding::Computed, Some(long)).unwrap()), none);
+    thread::scope(|scope| {
+        let long = queue.patience(Duration::from_secs(3600));
+        let queue = &queue;
+        let waiting = scope.spawn(move || queue.take(512, Padding::Computed, Some(long)).unwrap().len());
+        queue.nudge();
+        assert_eq!(waiting.join().unwrap(), 0);
+    });
+}

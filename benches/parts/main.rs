@@ -1,6 +1,6 @@
 //! Each part of a request's way alone: tokenizing, forming a batch, one run, the analysis, JSON.
 //!
-//! `make bench`, or `make bench ARGS=run/heavy` for those whose name holds that.
+//! `make bench`, or `make bench ARGS=run/heavy_int8` for those whose name holds that.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement that cannot go on must end")]
 
 #[path = "../support/texts.rs"]
@@ -26,6 +26,9 @@ const MODELS: [(&str, &str); 2] = [("heavy", "goemotions"), ("light", "ekman")];
 /// Texts and tokens of the runs: lone ones, usual batches, full ones, and a long text.
 const SHAPES: [(usize, usize); 7] = [(1, 8), (1, 20), (4, 20), (8, 20), (16, 32), (4, 128), (1, 400)];
 
+/// The same for int4, whose runs take longer and differ from int8 by much the same factor.
+const INT4_SHAPES: [(usize, usize); 3] = [(1, 20), (16, 32), (1, 400)];
+
 fn main() {
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
@@ -40,9 +43,9 @@ fn main() {
     criterion.final_summary();
 }
 
-fn bundle(name: &str) -> Bundle {
+fn bundle(name: &str, precision: Precision) -> Bundle {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx").join(name);
-    Bundle::open(&directory, Precision::Int8).expect("the bundle is whole")
+    Bundle::open(&directory, precision).expect("the bundle is whole")
 }
 
 fn tokenizer(bundle: &Bundle) -> TextTokenizer {
@@ -52,7 +55,7 @@ fn tokenizer(bundle: &Bundle) -> TextTokenizer {
 fn tokenization(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("tokenize");
     for (role, name) in MODELS {
-        let tokenizer = tokenizer(&bundle(name));
+        let tokenizer = tokenizer(&bundle(name, Precision::Int8));
         for words in [5, 20, 40, 400] {
             let text = of_words(words, 1);
             group.throughput(Throughput::Bytes(text.len() as u64));
@@ -81,18 +84,21 @@ fn run(criterion: &mut Criterion) {
     let environment = runtime::environment(None).expect("ONNX Runtime is there");
     let store = PreparedStore::new(PathBuf::from(concat!(env!("CARGO_TARGET_TMPDIR"), "/prepared")));
     let mut group = criterion.benchmark_group("run");
-    for (role, name) in MODELS {
-        let bundle = bundle(name);
-        let graph = store.write(environment, &bundle).expect("the weights are prepared");
-        let mut session = InferenceSession::load(environment, &bundle, &Weights::Prepared(graph), &LoadStop::default())
-            .expect("the graph loads");
-        for (texts, tokens) in SHAPES {
-            let encodings: Vec<Encoding> = (0..texts).map(|_| encoding(tokens)).collect();
-            let batch: Vec<&Encoding> = encodings.iter().collect();
-            group.throughput(Throughput::Elements((texts * tokens) as u64));
-            group.bench_function(BenchmarkId::new(role, format!("{texts}x{tokens}")), |bencher| {
-                bencher.iter(|| session.run(&batch, false).expect("the session runs"));
-            });
+    for (precision, shapes) in [(Precision::Int8, &SHAPES[..]), (Precision::Int4, &INT4_SHAPES)] {
+        for (role, name) in MODELS {
+            let bundle = bundle(name, precision);
+            let weights = Weights::Prepared(store.write(environment, &bundle).expect("the weights are prepared"));
+            let mut session =
+                InferenceSession::load(environment, &bundle, &weights, &LoadStop::default()).expect("the graph loads");
+            for (texts, tokens) in shapes {
+                let encodings: Vec<Encoding> = (0..*texts).map(|_| encoding(*tokens)).collect();
+                let batch: Vec<&Encoding> = encodings.iter().collect();
+                group.throughput(Throughput::Elements((texts * tokens) as u64));
+                let id = BenchmarkId::new(format!("{role}_{precision}"), format!("{texts}x{tokens}"));
+                group.bench_function(id, |bencher| {
+                    bencher.iter(|| session.run(&batch, false).expect("the session runs"));
+                });
+            }
         }
     }
     group.finish();
@@ -105,7 +111,7 @@ fn encoding(tokens: usize) -> Encoding {
 }
 
 fn analysis_and_json(criterion: &mut Criterion) {
-    let bundle = bundle("goemotions");
+    let bundle = bundle("goemotions", Precision::Int8);
     let text = of_words(20, 1);
     let scores: Vec<f32> = (0..bundle.labels.len()).map(|index| 0.6 / (1.0 + index as f32)).collect();
     let labels: Arc<[Arc<str>]> = Arc::clone(&bundle.labels);
@@ -114,11 +120,12 @@ fn analysis_and_json(criterion: &mut Criterion) {
         bencher.iter(|| analyze(black_box(&text), &labels, &scores, &settings));
     });
     let analysis = analyze(&text, &labels, &scores, &settings);
-    criterion.bench_function("json/write", |bencher| {
+    // The request and the reply of the wire are the server's own; these are the most of each.
+    criterion.bench_function("json/write_analysis", |bencher| {
         bencher.iter(|| serde_json::to_vec(black_box(&analysis)).expect("an analysis is plain"));
     });
     let request = serde_json::json!({"text": text, "model": "heavy"}).to_string().into_bytes();
-    criterion.bench_function("json/read", |bencher| {
+    criterion.bench_function("json/read_value", |bencher| {
         bencher.iter_batched(
             || request.clone(),
             |request| serde_json::from_slice::<serde_json::Value>(&request),

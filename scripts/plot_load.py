@@ -44,7 +44,7 @@ def measured(report: dict) -> str:
         f"emotion-server {report['server_version']} on {machine(report)}, {here['memory_mb']} MB, "
         f"Linux {here['kernel']}, load average before it {here['load_average']:.1f}; "
         f"{report['inference_threads']} workers, `MAX_BATCH_TOKENS` {report['max_batch_tokens']}, "
-        f"{report['rounds']} rounds of {report['seconds']:g} s."
+        f"rounds {report['rounds']}, of {report['seconds']:g} s each."
     )
 
 
@@ -122,7 +122,7 @@ def draw(path: Path, report: dict, precision: str) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     # Twice the 900 pixels at which it is shown.
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4.6), dpi=200, width_ratios=(1.7, 1))
@@ -137,16 +137,23 @@ def draw(path: Path, report: dict, precision: str) -> None:
         for row in rows:
             where = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 9, "color": colour}
             left.annotate(str(row["clients"]), (row["p50_ms"], row["texts_per_second"]), **where)
-        beside = [(clients.index(row["clients"]), row["ceiling"]["ratio"]) for row in rows if row["ceiling"]]
-        for at, ratio in beside:
-            above = {"xytext": (0, 7 if role == "heavy" else -15), "textcoords": "offset points"}
-            right.annotate(f"{ratio:.2f}", (at, ratio), ha="center", fontsize=9, color=colour, **above)
+        beside = {row["clients"]: row["ceiling"]["ratio"] for row in rows if row["ceiling"]}
+        for count, ratio in beside.items():
+            # Away from the other role's figure, which may be close.
+            is_lower = any(ratio < other["ceiling"]["ratio"] for others in roles.values() for other in others
+                           if other["clients"] == count and other["ceiling"])  # fmt: skip
+            where = {"xytext": (0, -15 if is_lower else 7), "textcoords": "offset points", "ha": "center"}
+            right.annotate(f"{ratio:.2f}", (clients.index(count), ratio), fontsize=9, color=colour, **where)
         if beside:
-            right.plot(*zip(*beside, strict=True), "-o", markersize=4.5, color=colour, label=role)
-    left.set(xscale="log", xlabel="latency, ms", ylabel="texts per second", ylim=(0, None))
+            places = [clients.index(count) for count in beside]
+            right.plot(places, beside.values(), "-o", markersize=4.5, color=colour, label=role)
+    left.set(xscale="log", yscale="log", xlabel="latency, ms", ylabel="texts per second")
     left.set_title("Throughput over latency; numbers are clients", fontsize=10)
-    left.xaxis.set_major_formatter(ScalarFormatter())
-    left.margins(y=0.12)
+    left.margins(y=0.15)
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (left.xaxis, left.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
     right.axhline(1, color="black", linestyle=":", linewidth=1)
     right.set_title("Ceiling ratio (bare session = 1)", fontsize=10)
     right.set(xlabel="clients", ylabel="ratio of texts per CPU-second", ylim=(0, 1.15))
@@ -156,7 +163,8 @@ def draw(path: Path, report: dict, precision: str) -> None:
         axes.grid(color="#e4e4e4", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9, loc="best")
+        axes.tick_params(labelsize=9)
+        axes.legend(fontsize=9, loc="best", framealpha=0.9, edgecolor="none")
     workers = f"{report['inference_threads']} workers"
     title = f"emotion-server {report['server_version']}, {precision}, {workers}, on {machine(report)}"
     figure.suptitle(title, fontsize=11)

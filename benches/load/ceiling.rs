@@ -58,9 +58,9 @@ impl Ceiling {
         Self { sessions: (0..threads).map(|_| session()).collect(), tokenizer, encodings, max_batch_tokens }
     }
 
-    /// Runs the first `count` texts on all threads, sorted by length, in full batches.
-    pub fn run(&mut self, count: usize) -> Bare {
-        let mut encodings: Vec<&Encoding> = self.encodings.iter().cycle().take(count).collect();
+    /// Runs `count` texts from `first` on all threads, sorted by length, in full batches.
+    pub fn run(&mut self, first: usize, count: usize) -> Bare {
+        let mut encodings: Vec<&Encoding> = self.encodings.iter().cycle().skip(first).take(count).collect();
         encodings.sort_by_key(|encoding| encoding.len());
         let batches = full_batches(&encodings, self.max_batch_tokens);
         let next = AtomicUsize::new(0);

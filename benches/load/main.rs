@@ -36,6 +36,7 @@ const CORPUS: usize = 20_000;
 const OPEN_LOOP_SHARE: f64 = 0.7;
 
 #[derive(Parser)]
+#[command(name = "load")]
 struct Arguments {
     /// A server that runs already, as 127.0.0.1:8080; needs --pid and one role, precision and cache. Without it one
     /// is started for each model
@@ -148,7 +149,7 @@ fn measure(arguments: &Arguments, model: (&str, &str, u64), texts: &[String], re
         arguments.max_batch_tokens,
         texts,
     );
-    let _warm = ceiling.run(50);
+    let _warm = ceiling.run(0, 50);
     if cache_mb == 0 && arguments.clients.contains(&1) {
         let lone = measured.lone(&mut ceiling);
         lone.print();

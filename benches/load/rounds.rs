@@ -66,8 +66,10 @@ impl<'a> Measured<'a> {
         let (mut counts, mut cpu, mut memory) = (Counts::default(), 0.0, Memory::default());
         let mut bare = Vec::new();
         let mut ratios = Vec::new();
-        for _ in 0..rounds {
-            let choose = self.choose();
+        for round in 0..rounds {
+            // On a slow machine a round is a few texts: each has others.
+            let first = round * CORPUS / rounds;
+            let choose = self.choose(first);
             let (before, cpu_before) = (self.server.counts(self.role), cpu_seconds(self.server.pid));
             let (outcome, most) = self.server.most_memory_during(|| match pace {
                 Pace::Closed(clients) => closed_loop(self.server.address, &self.requests, clients, time, choose),
@@ -79,9 +81,9 @@ impl<'a> Measured<'a> {
             cpu += cpu_round;
             let served = outcome.latencies.len();
             if self.cache_mb == 0 && served > 0 {
-                let round = ceiling.run(served);
-                ratios.push((served as f64 / cpu_round) / (round.texts as f64 / round.cpu_seconds));
-                bare.push(round);
+                let alone = ceiling.run(first, served);
+                ratios.push((served as f64 / cpu_round) / (alone.texts as f64 / alone.cpu_seconds));
+                bare.push(alone);
             }
             all.errors += outcome.errors;
             all.elapsed += outcome.elapsed;
@@ -90,10 +92,10 @@ impl<'a> Measured<'a> {
         self.result(pace, &all, counts, cpu, memory).beside(&bare, ratios)
     }
 
-    /// The texts of the next round: in their order, or popular ones where there is a cache.
-    fn choose(&mut self) -> Choose {
+    /// The texts of the next round: in their order from `first`, or popular ones where there is a cache.
+    fn choose(&mut self, first: usize) -> Choose {
         if self.cache_mb == 0 {
-            return Box::new(|number| Some(number % CORPUS));
+            return Box::new(move |number| Some((first + number) % CORPUS));
         }
         let popular = popular(self.draws);
         self.draws += 1;

@@ -78,7 +78,7 @@ def test_what_the_server_adds_to_a_lone_text_is_a_table_of_its_own(report):
 def test_the_tables_name_the_machine_the_version_and_the_length_of_the_rounds(report):
     first = plot_load.markdown(report).splitlines()[0]
     assert "emotion-server 0.1.0 on 2 cores of Quick CPU (no VNNI), 8000 MB" in first
-    assert "3 rounds of 2 s" in first
+    assert "rounds 3, of 2 s each" in first
     report["machine"]["vnni"] = ["avx512_vnni", "avx_vnni"]
     assert "(avx512_vnni and avx_vnni)" in plot_load.markdown(report)
 

@@ -175,7 +175,7 @@ def draw(path: Path, report: dict, precision: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("json", nargs="?", type=Path, default=ROOT / "target/tmp/load.json", help="what make load wrote")
+    parser.add_argument("json", nargs="?", type=Path, default=ROOT / "target/tmp/load.json", help="of make load")
     parser.add_argument("--precision", default="int8", help="the precision that is drawn")
     parser.add_argument("--png", type=Path, default=ROOT / "docs/load.png")
     parser.add_argument("--markdown", action="store_true", help="print tables rather than draw")

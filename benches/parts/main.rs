@@ -1,4 +1,4 @@
-//! Each part of a request's way alone: tokenizing, forming a batch, one run, the analysis, JSON.
+//! Each part of a request's way alone: tokenizing, the queue, forming a batch, one run, the analysis, JSON.
 //!
 //! `make bench`, or `make bench ARGS=run/heavy_int8` for those whose name holds that.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement that cannot go on must end")]
@@ -7,19 +7,23 @@
 #[allow(dead_code, reason = "shared with the load test")]
 mod texts;
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use emotion_server::analysis::{Settings, analyze};
 use emotion_server::inference::batch::{Padding, form_batch};
+use emotion_server::inference::fairness::Flow;
 use emotion_server::inference::prepared::PreparedStore;
+use emotion_server::inference::queue::{Job, Queue, QueueLimits};
 use emotion_server::inference::runtime;
 use emotion_server::inference::session::{InferenceSession, LoadStop, Weights};
 use emotion_server::model::{Bundle, Encoding, LongText, Precision, TextTokenizer, TruncationSide};
 use texts::{mixed, of_words};
+use tokio::sync::oneshot;
 
 const MODELS: [(&str, &str); 2] = [("heavy", "goemotions"), ("light", "ekman")];
 
@@ -37,6 +41,7 @@ fn main() {
         .without_plots()
         .configure_from_args();
     tokenization(&mut criterion);
+    queue(&mut criterion);
     batch_forming(&mut criterion);
     run(&mut criterion);
     analysis_and_json(&mut criterion);
@@ -67,10 +72,41 @@ fn tokenization(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A batch out of the queue, and its texts in again, each as a request of its own: so many wait before and after.
+fn queue(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("queue");
+    for waiting in [32, 1000] {
+        let queue = Queue::new(QueueLimits { max_texts: 4 * waiting, max_tokens: usize::MAX });
+        let push = |job: Job| {
+            let mut request = VecDeque::from([Job { flow: Flow::new(), ..job }]);
+            assert_eq!(queue.push(&mut request, 1000.0), Ok(1));
+        };
+        // A job whose receiver is gone, or whose deadline has passed, would be dropped.
+        let mut receivers = Vec::new();
+        for tokens in token_counts(waiting) {
+            let (reply, receiver) = oneshot::channel();
+            receivers.push(receiver);
+            let (encoding, now) = (Arc::new(encoding(tokens)), Instant::now());
+            let deadline = now + Duration::from_secs(3600);
+            push(Job { flow: Flow::new(), encoding, deadline, queued_at: now, reply });
+        }
+        group.bench_function(BenchmarkId::new("take_and_push_again", waiting), |bencher| {
+            bencher.iter(|| queue.take(512, Padding::LeftOut, None).expect("it is open").into_iter().for_each(push));
+        });
+        assert_eq!(queue.depth().texts, waiting);
+    }
+    group.finish();
+}
+
+/// About as many tokens as texts of mixed lengths have.
+fn token_counts(texts: usize) -> Vec<usize> {
+    mixed(texts).iter().map(|text| text.split(' ').count() * 6 / 5 + 2).collect()
+}
+
 fn batch_forming(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("form_batch");
     for waiting in [8, 32, 128, 512] {
-        let lengths: Vec<usize> = mixed(waiting).iter().map(|text| text.split(' ').count() * 6 / 5 + 2).collect();
+        let lengths = token_counts(waiting);
         for (name, padding) in [("padding_left_out", Padding::LeftOut), ("padding_computed", Padding::Computed)] {
             group.bench_with_input(BenchmarkId::new(name, waiting), &lengths, |bencher, lengths| {
                 bencher.iter(|| form_batch(black_box(lengths), 512, padding));

@@ -2,24 +2,26 @@
 
 # The Python that virtual environments are made from: 3.10 or later.
 PYTHON ?= python3
-# More arguments for the command behind run, bench, compare, train-light and evaluate, e.g. make run ARGS="--port 9000".
+# More arguments for the command behind run, bench, load, compare, train-light and evaluate, e.g. make run ARGS="--port 9000".
 ARGS ?=
 
 ORT := lib/libonnxruntime.so
 # .venv holds what making and testing models needs, .venv-clients the clients that the server is
-# tested with, .venv-browser what drives a browser, .venv-compare the Python services that it is compared with; .cache/tools only pip and the linters, so that
-# running the server does not wait for gigabytes of Python packages.
+# tested with, .venv-browser what drives a browser, .venv-compare the Python services that it is compared with,
+# .venv-report what draws; .cache/tools only pip and the linters, so that running the server does not wait for gigabytes
+# of Python packages.
 VENV := .venv/.installed
 CLIENTS := .venv-clients/.installed
 BROWSER := .venv-browser/.installed
 COMPARE := .venv-compare/.installed
+REPORT := .venv-report/.installed
 TOOLS := .cache/tools
 VENV_PYTHON := ORT_DISABLE_TELEMETRY=1 .venv/bin/python
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-clients test-browser image image-test lint format bench load compare export-hub train-light evaluate require-data require-checkpoint clean
+.PHONY: help setup run test test-clients test-browser image image-test lint format bench load load-plot compare export-hub train-light evaluate require-data require-checkpoint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -71,6 +73,10 @@ bench: $(ORT) ## measure; ARGS="NAME" picks benches
 
 load: $(ORT) ## load test beside the bare session; ARGS="--roles light --clients 32" measures a part
 	cargo bench --locked --bench load -- $(ARGS)
+
+load-plot: $(REPORT) ## docs/load.png and the tables of docs/benchmarks.md, of what make load measured; ARGS="FILE.json"
+	.venv-report/bin/python scripts/plot_load.py --markdown $(ARGS)
+	.venv-report/bin/python scripts/plot_load.py $(ARGS)
 
 CHECKPOINT ?=
 require-checkpoint:
@@ -129,6 +135,11 @@ $(BROWSER): scripts/requirements-browser.txt
 $(COMPARE): scripts/requirements-compare.txt
 	$(call make-venv,.venv-compare)
 	.venv-compare/bin/python $(PIP_INSTALL) -r $<
+	@touch $@
+
+$(REPORT): scripts/requirements-report.txt
+	$(call make-venv,.venv-report)
+	.venv-report/bin/python $(PIP_INSTALL) -r $<
 	@touch $@
 
 $(TOOLS)/.created:

@@ -1,5 +1,6 @@
 //! What the chip could do: the same texts straight through the same sessions, in ideal batches.
 
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use emotion_server::inference::prepared::PreparedStore;
 use emotion_server::inference::runtime;
 use emotion_server::inference::session::{InferenceSession, LoadStop, Weights};
-use emotion_server::model::{Bundle, Encoding, LongText, Precision, TextTokenizer, TruncationSide};
+use emotion_server::model::{Bundle, Encoding, LongText, TextTokenizer, TruncationSide};
 
 use crate::process::cpu_seconds;
 
@@ -29,34 +30,37 @@ pub struct Bare {
 }
 
 impl Ceiling {
-    /// As many sessions as the server has workers, from the weights that the server uses.
+    /// As many sessions as the server has workers, from prepared weights as the server's are.
+    ///
+    /// Weights and `library` are copied to `own` first: of a page that both processes mapped from one
+    /// file, the proportional set size would give the server only a part.
     pub fn open(
-        bundle: &Path,
-        precision: Precision,
-        prepared: &Path,
+        bundle: &Bundle,
+        library: &Path,
+        own: &Path,
         threads: usize,
         max_batch_tokens: usize,
         texts: &[String],
     ) -> Self {
-        let bundle = Bundle::open(bundle, precision).expect("the bundle is whole");
-        let environment = runtime::environment(None).expect("ONNX Runtime is there");
-        let weights =
-            PreparedStore::new(prepared.to_path_buf()).find(&bundle).map_or(Weights::Plain, Weights::Prepared);
+        fs::create_dir_all(own).expect("a folder can be made");
+        let own_library = own.join(runtime::LIBRARY_FILE);
+        // Not over a copy that this process has mapped.
+        if !own_library.exists() {
+            fs::copy(library, &own_library).expect("the library can be copied");
+        }
+        let environment = runtime::environment(Some(&own_library)).expect("ONNX Runtime is there");
+        let graph = PreparedStore::new(own.to_path_buf()).write(environment, bundle).expect("the weights are prepared");
+        let weights = Weights::Prepared(graph);
         let session =
-            || InferenceSession::load(environment, &bundle, &weights, &LoadStop::default()).expect("the graph loads");
+            || InferenceSession::load(environment, bundle, &weights, &LoadStop::default()).expect("the graph loads");
         let tokenizer = TextTokenizer::load(&bundle.tokenizer_path(), bundle.max_length).expect("the tokenizer loads");
         let encodings = texts.iter().map(|text| encode(&tokenizer, text)).collect();
         Self { sessions: (0..threads).map(|_| session()).collect(), tokenizer, encodings, max_batch_tokens }
     }
 
-    /// Tokens of the first `count` texts.
-    pub fn tokens(&self, count: usize) -> usize {
-        self.encodings.iter().cycle().take(count).map(Encoding::len).sum()
-    }
-
-    /// Runs the first `count` texts on all threads, sorted by length, in full batches.
-    pub fn run(&mut self, count: usize) -> Bare {
-        let mut encodings: Vec<&Encoding> = self.encodings.iter().cycle().take(count).collect();
+    /// Runs `count` texts from `first` on all threads, sorted by length, in full batches.
+    pub fn run(&mut self, first: usize, count: usize) -> Bare {
+        let mut encodings: Vec<&Encoding> = self.encodings.iter().cycle().skip(first).take(count).collect();
         encodings.sort_by_key(|encoding| encoding.len());
         let batches = full_batches(&encodings, self.max_batch_tokens);
         let next = AtomicUsize::new(0);

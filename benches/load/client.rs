@@ -4,14 +4,19 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::{JoinSet, LocalSet};
 
 /// Connections that open-loop load may need at most.
 const MOST_CONNECTIONS: usize = 1024;
+
+/// Which text the request of a number asks for; none where there is nothing more to ask.
+pub type Choose = Box<dyn Fn(usize) -> Option<usize>>;
 
 /// What one stretch of load brought.
 #[derive(Debug, Default)]
@@ -31,9 +36,10 @@ impl Outcome {
     }
 }
 
-/// The bytes of a request for one text.
+/// The bytes of a request for one text. It is strict: where the light model would answer for the
+/// heavy one, the reply is an error and is counted as one.
 pub fn request(role: &str, text: &str) -> Vec<u8> {
-    let body = serde_json::json!({"text": text, "model": role}).to_string();
+    let body = serde_json::json!({"text": text, "model": role, "strict": true}).to_string();
     format!(
         "POST /analyze HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
@@ -83,14 +89,14 @@ fn head(reply: &[u8]) -> Option<(u16, usize)> {
     Some((status, end + length))
 }
 
-/// `clients` connections, each sending its next request when it has the reply to the last one. The
-/// texts are sent in order; `choose` maps the number of the request to the text.
+/// `clients` connections, each sending its next request when it has the reply to the last one, until
+/// `time` is over or nothing is left to ask.
 pub fn closed_loop(
     address: SocketAddr,
     requests: &Rc<Vec<Vec<u8>>>,
     clients: usize,
     time: Duration,
-    choose: impl Fn(usize) -> usize + 'static,
+    choose: Choose,
 ) -> Outcome {
     let outcome = Rc::new(RefCell::new(Outcome::default()));
     let next = Rc::new(Cell::new(0));
@@ -108,10 +114,11 @@ pub fn closed_loop(
             let (outcome, next, choose, requests) =
                 (Rc::clone(&shared), Rc::clone(&next), Rc::clone(&choose), Rc::clone(&requests));
             tasks.spawn_local(async move {
-                while started.elapsed() < time {
-                    let number = next.replace(next.get() + 1);
+                while started.elapsed() < time
+                    && let Some(text) = choose(next.replace(next.get() + 1))
+                {
                     let sent = Instant::now();
-                    let status = connection.ask(&requests[choose(number) % requests.len()]).await;
+                    let status = connection.ask(&requests[text]).await;
                     let mut outcome = outcome.borrow_mut();
                     match status {
                         Ok(200) => outcome.latencies.push(sent.elapsed()),
@@ -132,18 +139,34 @@ pub fn closed_loop(
 
 /// Requests at a fixed rate, whatever the server does; a latency counts from the time at which the
 /// request should have been sent.
-pub fn open_loop(address: SocketAddr, requests: &Rc<Vec<Vec<u8>>>, per_second: f64, time: Duration) -> Outcome {
+pub fn open_loop(
+    address: SocketAddr,
+    requests: &Rc<Vec<Vec<u8>>>,
+    per_second: f64,
+    time: Duration,
+    choose: Choose,
+) -> Outcome {
     let outcome = Rc::new(RefCell::new(Outcome::default()));
     let idle = Rc::new(RefCell::new(Vec::<Connection>::new()));
     let shared = Rc::clone(&outcome);
     let requests = Rc::clone(requests);
+    let count = (time.as_secs_f64() * per_second) as usize;
     let elapsed = run(async move {
         let mut tasks = JoinSet::new();
         let started = Instant::now();
-        let count = (time.as_secs_f64() * per_second) as usize;
-        for number in 0..count {
-            let due = started + Duration::from_secs_f64(number as f64 / per_second);
-            tokio::time::sleep_until(due.into()).await;
+        // A thread keeps the time: tokio's timers are late by up to 1 ms, which would count as latency.
+        let (timer, mut dues) = unbounded_channel();
+        thread::spawn(move || {
+            for number in 0..count {
+                let due = started + Duration::from_secs_f64(number as f64 / per_second);
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                if timer.send((number, due)).is_err() {
+                    break;
+                }
+            }
+        });
+        while let Some((number, due)) = dues.recv().await {
+            let Some(text) = choose(number) else { break };
             while tasks.try_join_next().is_some() {}
             if tasks.len() >= MOST_CONNECTIONS {
                 shared.borrow_mut().errors += 1;
@@ -159,7 +182,7 @@ pub fn open_loop(address: SocketAddr, requests: &Rc<Vec<Vec<u8>>>, per_second: f
                         Err(_) => return outcome.borrow_mut().errors += 1,
                     },
                 };
-                match connection.ask(&requests[number % requests.len()]).await {
+                match connection.ask(&requests[text]).await {
                     Ok(200) => {
                         outcome.borrow_mut().latencies.push(due.elapsed());
                         idle.borrow_mut().push(connection);

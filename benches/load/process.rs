@@ -2,17 +2,21 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Ticks a second of the times in `/proc/PID/stat`; Linux shows 100 to user space everywhere.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How often memory is read under load.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A server to measure: one of ours, ended when dropped, or one that was there before.
 pub struct Server {
@@ -64,9 +68,36 @@ impl Server {
         (status, reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
     }
 
+    /// What `GET path` replies.
+    fn read(&self, path: &str) -> String {
+        let (status, body) = self.get(path);
+        assert_eq!(status, 200, "GET {path}: {body}");
+        body
+    }
+
+    /// What the server says of the model that plays `role`.
+    pub fn model(&self, role: &str) -> Model {
+        let models: Models = serde_json::from_str(&self.read("/models")).expect("both roles are listed");
+        models.models.into_iter().find(|model| model.role == role).expect("the role is listed")
+    }
+
+    /// What the server says of itself.
+    pub fn health(&self) -> Health {
+        serde_json::from_str(&self.read("/health")).expect("version and cache are told")
+    }
+
+    /// The ONNX Runtime library that the server has mapped.
+    pub fn library(&self) -> PathBuf {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid)).expect("the process may be read");
+        let path = maps
+            .lines()
+            .find_map(|line| line.find('/').map(|start| &line[start..]).filter(|path| path.contains("libonnxruntime")));
+        path.expect("a server with a model has mapped ONNX Runtime").into()
+    }
+
     /// What the server has counted for `role` so far.
     pub fn counts(&self, role: &str) -> Counts {
-        let metrics = self.get("/metrics").1;
+        let metrics = self.read("/metrics");
         let value = |name: &str| -> u64 {
             let with_role = format!("{name}{{role=\"{role}\"}} ");
             let plain = format!("{name} ");
@@ -90,12 +121,29 @@ impl Server {
     /// Memory of the process now.
     pub fn memory(&self) -> Memory {
         let path = format!("/proc/{}/smaps_rollup", self.pid);
-        let rollup = fs::read_to_string(Path::new(&path)).unwrap_or_default();
+        let rollup = fs::read_to_string(path).expect("the process may be read");
         let mb = |field: &str| {
-            let line = rollup.lines().find(|line| line.starts_with(field)).unwrap_or_default();
-            line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+            let line = rollup.lines().find(|line| line.starts_with(field)).expect("the kernel tells it");
+            line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).expect("it is a number") / 1024.0
         };
-        Memory { resident_mb: mb("Rss:"), proportional_mb: mb("Pss:"), anonymous_mb: mb("Anonymous:") }
+        Memory { proportional_mb: mb("Pss:"), anonymous_mb: mb("Anonymous:"), mapped_mb: mb("Rss:") }
+    }
+
+    /// Does `work`, and reads meanwhile how much memory the server holds at most.
+    pub fn most_memory_during<T>(&self, work: impl FnOnce() -> T) -> (T, Memory) {
+        let (done, wait) = channel::<()>();
+        thread::scope(|scope| {
+            let most = scope.spawn(move || {
+                let mut most = self.memory();
+                while wait.recv_timeout(MEMORY_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                    most = most.max(self.memory());
+                }
+                most.max(self.memory())
+            });
+            let result = work();
+            drop(done);
+            (result, most.join().expect("memory can be read"))
+        })
     }
 }
 
@@ -146,11 +194,56 @@ impl Counts {
     }
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
+/// Memory of a process in MB.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Memory {
-    pub resident_mb: f64,
+    /// Its proportional set size: a page that several sessions map counts once.
     pub proportional_mb: f64,
     pub anonymous_mb: f64,
+    /// Its resident set size: such a page counts once for each session.
+    pub mapped_mb: f64,
+}
+
+impl Memory {
+    /// The greater of each figure.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            proportional_mb: self.proportional_mb.max(other.proportional_mb),
+            anonymous_mb: self.anonymous_mb.max(other.anonymous_mb),
+            mapped_mb: self.mapped_mb.max(other.mapped_mb),
+        }
+    }
+}
+
+/// A model in the reply of `GET /models`.
+#[derive(Debug, Deserialize)]
+pub struct Model {
+    pub role: String,
+    pub name: String,
+    pub state: String,
+    pub precision: String,
+    pub weights: Option<String>,
+    pub workers: Option<usize>,
+    pub revision: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Models {
+    models: Vec<Model>,
+}
+
+/// The reply of `GET /health`, as far as it matters here.
+#[derive(Debug, Deserialize)]
+pub struct Health {
+    pub version: String,
+    pub cache: Cache,
+}
+
+/// The cache of answers.
+#[derive(Debug, Deserialize)]
+pub struct Cache {
+    /// What it holds; 0 where there is none.
+    pub bytes: u64,
 }
 
 /// CPU-seconds that a process and its ended threads have used, in user and kernel mode.

@@ -1,7 +1,12 @@
 //! Measurements as a table and as JSON.
 
+use std::fs;
+use std::path::Path;
+
 use serde::Serialize;
 
+use crate::ceiling::Bare;
+use crate::machine::Machine;
 use crate::process::Memory;
 
 /// One stretch of load on one server.
@@ -16,8 +21,8 @@ pub struct Row {
     pub clients: Option<usize>,
     /// Requests a second of an open loop.
     pub rate: Option<f64>,
+    /// Texts served.
     pub texts: usize,
-    pub tokens: usize,
     pub seconds: f64,
     pub texts_per_second: f64,
     pub p50_ms: f64,
@@ -25,6 +30,8 @@ pub struct Row {
     pub p99_ms: f64,
     pub errors: usize,
     pub batches: u64,
+    /// Tokens in those batches, without padding; what the cache answers has none.
+    pub tokens: u64,
     pub texts_per_batch: f64,
     /// Of the tokens that every layer computes.
     pub padding_share: f64,
@@ -33,13 +40,20 @@ pub struct Row {
     pub cache_hit_share: f64,
     pub server_cpu_seconds: f64,
     pub texts_per_cpu_second: f64,
-    /// Of the bare session, right after it on the same texts; absent where the cache answers.
-    pub ceiling_texts_per_cpu_second: Option<f64>,
-    pub ceiling_texts_per_second: Option<f64>,
-    /// Median over the rounds of the two figures' ratio, each taken within one round.
-    pub ceiling_ratio: Option<f64>,
-    pub ceiling_ratio_rounds: Vec<f64>,
-    pub memory: Memory,
+    /// The bare session, right after it on the same texts; absent where the cache answers.
+    pub ceiling: Option<CeilingFigures>,
+    /// The most of each figure while there was load.
+    pub most_memory: Memory,
+}
+
+/// What the bare session reached, and how near the server came.
+#[derive(Debug, Serialize)]
+pub struct CeilingFigures {
+    pub texts_per_cpu_second: f64,
+    pub texts_per_second: f64,
+    /// Server over bare session in texts for each CPU-second: the median over the rounds, each taken within one round.
+    pub ratio: f64,
+    pub ratio_rounds: Vec<f64>,
 }
 
 /// What the server adds to a lone text.
@@ -55,24 +69,51 @@ pub struct Lone {
 }
 
 /// Everything that one call measured.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Report {
-    pub machine: String,
-    pub cores: usize,
+    pub machine: Machine,
+    pub server_version: String,
     pub inference_threads: usize,
     pub max_batch_tokens: usize,
+    /// Length of a round.
+    pub seconds: f64,
+    pub rounds: usize,
     pub rows: Vec<Row>,
     pub lone: Vec<Lone>,
 }
 
+impl Report {
+    /// Writes what is known so far; whoever reads the file sees it whole.
+    pub fn write(&self, path: &Path) {
+        let json = serde_json::to_vec_pretty(self).expect("the report is plain");
+        let unfinished = path.with_extension("unfinished");
+        fs::write(&unfinished, json).expect("the report can be written");
+        fs::rename(&unfinished, path).expect("the report can be renamed");
+    }
+}
+
 pub fn print_heading() {
     println!(
-        "| model | cache MB | load | texts/s | p50 ms | p90 ms | p99 ms | errors | texts a batch | padding % (in attention) | cache hits % | texts per CPU-s | resident MB (anonymous) |"
+        "| model | cache MB | load | texts/s | p50 ms | p90 ms | p99 ms | errors | texts a batch | padding % (in attention) | cache hits % | texts per CPU-s | resident MB at most (anonymous) |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
 }
 
 impl Row {
+    /// With what the bare session reached in its turns, if it had any.
+    pub fn beside(mut self, bare: &[Bare], ratio_rounds: Vec<f64>) -> Self {
+        let texts: usize = bare.iter().map(|round| round.texts).sum();
+        let cpu_seconds: f64 = bare.iter().map(|round| round.cpu_seconds).sum();
+        let seconds: f64 = bare.iter().map(|round| round.elapsed.as_secs_f64()).sum();
+        self.ceiling = median(&ratio_rounds).map(|ratio| CeilingFigures {
+            texts_per_cpu_second: texts as f64 / cpu_seconds,
+            texts_per_second: texts as f64 / seconds,
+            ratio,
+            ratio_rounds,
+        });
+        self
+    }
+
     pub fn print(&self) {
         let load = match (self.clients, self.rate) {
             (Some(clients), _) => format!("{clients} clients"),
@@ -93,20 +134,21 @@ impl Row {
             self.attention_padding_share * 100.0,
             self.cache_hit_share * 100.0,
             self.texts_per_cpu_second,
-            self.memory.resident_mb,
-            self.memory.anonymous_mb,
+            self.most_memory.proportional_mb,
+            self.most_memory.anonymous_mb,
         );
-        if let (Some(ratio), Some(per_cpu_second), Some(per_second)) =
-            (self.ceiling_ratio, self.ceiling_texts_per_cpu_second, self.ceiling_texts_per_second)
-        {
-            let rounds: Vec<_> = self.ceiling_ratio_rounds.iter().map(|ratio| format!("{ratio:.3}")).collect();
+        if let Some(ceiling) = &self.ceiling {
+            let rounds: Vec<_> = ceiling.ratio_rounds.iter().map(|ratio| format!("{ratio:.3}")).collect();
             println!(
-                "ceiling ratio {ratio:.3} ({} {}, {load}; rounds {}): {:.1} of {per_cpu_second:.1} texts per CPU-second; wall clock {:.1} of {per_second:.1} texts/s",
+                "ceiling ratio {:.3} ({} {}, {load}; rounds {}): {:.1} of {:.1} texts per CPU-second; wall clock {:.1} of {:.1} texts/s",
+                ceiling.ratio,
                 self.role,
                 self.precision,
                 rounds.join(" "),
                 self.texts_per_cpu_second,
+                ceiling.texts_per_cpu_second,
                 self.texts_per_second,
+                ceiling.texts_per_second,
             );
         }
     }

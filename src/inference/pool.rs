@@ -1,10 +1,13 @@
 //! Worker threads that each own one session and run batches from one queue.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use ndarray::Array2;
 
 use super::batch::Padding;
 use super::fairness::Held;
@@ -65,7 +68,6 @@ pub struct Pool {
     shared: Arc<Shared>,
     settings: PoolSettings,
     workers: Mutex<Vec<JoinHandle<()>>>,
-    worker_count: usize,
     terminators: Vec<Terminator>,
 }
 
@@ -97,25 +99,19 @@ impl Pool {
             arenas_given_back: AtomicU64::new(0),
             running_workers: AtomicUsize::new(0),
         });
-        let worker_count = sessions.len();
         let mut pool = Self {
             shared,
             settings,
             workers: Mutex::default(),
-            worker_count,
             terminators: sessions.iter().map(InferenceSession::terminator).collect(),
         };
         for (index, session) in sessions.into_iter().enumerate() {
-            let shared = Arc::clone(&pool.shared);
-            shared.running_workers.fetch_add(1, Ordering::SeqCst);
-            let started = thread::Builder::new().name(format!("{role}-{index}")).spawn(move || {
-                work(&shared, session);
-                shared.running_workers.fetch_sub(1, Ordering::SeqCst);
-            });
+            let running = Running::new(&pool.shared);
+            let started =
+                thread::Builder::new().name(format!("{role}-{index}")).spawn(move || work(&running.0, session));
             match started {
                 Ok(worker) => pool.workers.get_mut().unwrap_or_else(PoisonError::into_inner).push(worker),
                 Err(error) => {
-                    pool.shared.running_workers.fetch_sub(1, Ordering::SeqCst);
                     pool.stop(Duration::ZERO);
                     return Err(error);
                 }
@@ -130,7 +126,7 @@ impl Pool {
     /// Those of [`Queue::push`].
     pub fn push(&self, jobs: &mut VecDeque<Job>) -> Result<usize, InferenceError> {
         let one_worker = self.shared.tokens_per_second.load(Ordering::Relaxed);
-        self.shared.queue.push(jobs, one_worker as f64 * self.worker_count as f64)
+        self.shared.queue.push(jobs, one_worker as f64 * self.worker_count() as f64)
     }
 
     /// What waits now.
@@ -151,10 +147,10 @@ impl Pool {
         self.shared.arenas_given_back.load(Ordering::Relaxed)
     }
 
-    /// Number of workers.
+    /// Number of workers that run.
     #[must_use]
     pub fn worker_count(&self) -> usize {
-        self.worker_count
+        self.shared.running_workers.load(Ordering::SeqCst)
     }
 
     /// Under memory pressure batches are a quarter of their usual size and every run gives its
@@ -178,15 +174,15 @@ impl Pool {
     pub fn stop(&self, patience: Duration) -> usize {
         let waiting = self.shared.queue.close();
         let until = Instant::now() + patience;
-        while self.shared.running_workers.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+        while self.worker_count() > 0 && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
         }
         let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
-        if self.shared.running_workers.load(Ordering::SeqCst) > 0 {
+        if self.worker_count() > 0 {
             log::warn!("runs of the {} model took longer than {patience:?}; ending them", self.shared.role);
         }
         for worker in workers {
-            while !worker.is_finished() && self.shared.running_workers.load(Ordering::SeqCst) > 0 {
+            while !worker.is_finished() && self.worker_count() > 0 {
                 self.terminators.iter().for_each(Terminator::terminate);
                 thread::sleep(Duration::from_millis(5));
             }
@@ -201,6 +197,26 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.stop(Duration::ZERO);
+    }
+}
+
+/// Counts one worker as running until it is dropped, also by a panic: nobody waits for a worker that
+/// has ended.
+struct Running(Arc<Shared>);
+
+impl Running {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.running_workers.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.running_workers.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // Without a worker nothing would answer what waits.
+            self.0.queue.close();
+        }
     }
 }
 
@@ -224,7 +240,7 @@ fn work(shared: &Shared, mut session: InferenceSession) {
         let Some((batch, reservation)) = reserve(shared, batch, arena_bytes) else { continue };
         let needed = activation_bytes(shared, &batch);
         let shrink = needed > shared.kept_arena_bytes || shared.shrink_every_run.load(Ordering::Relaxed);
-        run(shared, &mut session, batch, shrink);
+        run(shared, batch, |encodings| session.run(encodings, shrink));
         arena_bytes = if shrink { 0 } else { arena_bytes.max(needed) };
         drop(reservation);
     }
@@ -252,6 +268,9 @@ fn reserve(shared: &Shared, mut batch: Vec<Job>, arena_bytes: u64) -> Option<(Ve
         if batch.len() > 1 {
             let rest = batch.split_off(batch.len().div_ceil(2));
             shared.queue.put_back(rest);
+        } else if batch.iter().all(|job| job.reply.is_closed() || job.deadline <= Instant::now()) {
+            refuse(batch, &InferenceError::DeadlinePassed);
+            return None;
         } else if Instant::now() < until {
             thread::sleep(MEMORY_POLL);
         } else {
@@ -260,18 +279,24 @@ fn reserve(shared: &Shared, mut batch: Vec<Job>, arena_bytes: u64) -> Option<(Ve
                 shared.role,
                 shared.headroom.unreserved_bytes()
             );
-            batch.into_iter().for_each(|job| job.answer(Err(InferenceError::NoMemory)));
+            refuse(batch, &InferenceError::NoMemory);
             return None;
         }
     }
 }
 
-fn run(shared: &Shared, session: &mut InferenceSession, batch: Vec<Job>, shrink_arena: bool) {
+/// Runs the batch with `infer` and answers each of its texts.
+fn run<F>(shared: &Shared, batch: Vec<Job>, infer: F)
+where
+    F: FnOnce(&[&Encoding]) -> Result<Array2<f32>, SessionError>,
+{
     let started = Instant::now();
     let encodings: Vec<&Encoding> = batch.iter().map(|job| job.encoding.as_ref()).collect();
     let longest = encodings.iter().map(|encoding| encoding.len()).max().unwrap_or(0);
     let tokens: usize = encodings.iter().map(|encoding| encoding.len()).sum();
-    let result = session.run(&encodings, shrink_arena);
+    // A session is whole after a panic: ours happen before or after the library's call, not within it.
+    // The panic itself is logged where it happens.
+    let result = catch_unwind(AssertUnwindSafe(|| infer(&encodings)));
     let inference = started.elapsed();
     shared.runs.fetch_add(1, Ordering::Relaxed);
     shared.metrics.queued(shared.role, batch.iter().map(|job| started.duration_since(job.queued_at)));
@@ -282,27 +307,32 @@ fn run(shared: &Shared, session: &mut InferenceSession, batch: Vec<Job>, shrink_
     };
     shared.metrics.batch(shared.role, batch.len(), tokens, (computed, left_out), inference);
     match result {
-        Ok(logits) => {
+        Ok(Ok(logits)) => {
             remember_speed(shared, tokens, inference);
             for (job, row) in batch.into_iter().zip(logits.rows()) {
                 let queued = started.duration_since(job.queued_at);
                 job.answer(Ok(Inferred { logits: row.iter().copied().collect(), queued, inference }));
             }
         }
-        Err(error) => {
-            let answer = match error {
-                SessionError::Terminated => InferenceError::Evicted,
-                SessionError::Stopped
-                | SessionError::Load { .. }
-                | SessionError::Foreign { .. }
-                | SessionError::Run { .. } => {
-                    log::error!("a batch of {} texts on the {} model failed: {error}", batch.len(), shared.role);
-                    InferenceError::Failed
-                }
-            };
-            batch.into_iter().for_each(|job| job.answer(Err(answer.clone())));
+        Ok(Err(SessionError::Terminated)) => refuse(batch, &InferenceError::Evicted),
+        Ok(Err(
+            error @ (SessionError::Stopped
+            | SessionError::Load { .. }
+            | SessionError::Foreign { .. }
+            | SessionError::Run { .. }),
+        )) => {
+            log::error!("a batch of {} texts on the {} model failed: {error}", batch.len(), shared.role);
+            refuse(batch, &InferenceError::Failed);
+        }
+        Err(_panic) => {
+            log::error!("a batch of {} texts on the {} model failed with a panic", batch.len(), shared.role);
+            refuse(batch, &InferenceError::Failed);
         }
     }
+}
+
+fn refuse(batch: Vec<Job>, why: &InferenceError) {
+    batch.into_iter().for_each(|job| job.answer(Err(why.clone())));
 }
 
 /// A moving average over about eight runs, for `Retry-After`.
@@ -311,3 +341,6 @@ fn remember_speed(shared: &Shared, tokens: usize, inference: Duration) {
     let before = shared.tokens_per_second.load(Ordering::Relaxed) as f64;
     shared.tokens_per_second.store((before * 0.875 + now * 0.125) as u64, Ordering::Relaxed);
 }
+
+#[cfg(test)]
+mod tests;

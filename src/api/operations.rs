@@ -1,7 +1,6 @@
 //! For those who run the server: health, readiness, models, metrics.
 
 use std::future::{Ready, ready};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -12,11 +11,11 @@ use utoipa::ToSchema;
 use super::ApiState;
 use super::error::{ApiError, ErrorKind};
 use super::error_docs::{AdminErrors, GuardErrors};
-pub(super) use super::guard::require_admin;
+use super::guard::require_admin;
 use super::{exposition, methods, request};
 use crate::model::Role;
 use crate::residency::limits::unreclaimable_limit_bytes;
-use crate::residency::{Residency, RoleStatus, UnloadCause};
+use crate::residency::{Residency, RoleStatus};
 
 pub(super) fn configure(config: &mut web::ServiceConfig) {
     config
@@ -191,18 +190,23 @@ pub(super) async fn load(
     state: web::Data<ApiState>,
     role: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    require_admin(&http, &state)?;
-    let role = role_of(&role)?;
-    load_by_hand(role, request::deadline(&http, &state)?, &state).await?;
+    let role = load_by_hand(&http, &state, || role_of(&role)).await?;
     Ok(status_reply(&state, role))
 }
 
-/// Loads a model whatever bars it, and waits until it is ready.
-pub(super) async fn load_by_hand(role: Role, deadline: Instant, state: &ApiState) -> Result<(), ApiError> {
+/// For administrators: loads the model that `role_of` finds, whatever bars it, and waits until it is
+/// ready.
+pub(super) async fn load_by_hand(
+    http: &HttpRequest,
+    state: &ApiState,
+    role_of: impl FnOnce() -> Result<Role, ApiError>,
+) -> Result<Role, ApiError> {
+    require_admin(http, state)?;
+    let (role, deadline) = (role_of()?, request::deadline(http, state)?);
     let residency = state.classifier.residency();
     residency.load(role, "loaded by hand");
     if residency.settled(role, deadline).await {
-        return Ok(());
+        return Ok(role);
     }
     let why = residency.status()[usize::from(role == Role::Light)].error.clone();
     let what = why.unwrap_or_else(|| "it is still loading; GET /models tells when it is ready".to_owned());
@@ -219,21 +223,26 @@ pub(super) async fn unload(
     state: web::Data<ApiState>,
     role: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    require_admin(&http, &state)?;
-    let role = role_of(&role)?;
-    unload_by_hand(role, request::deadline(&http, &state)?, &state).await?;
+    let role = unload_by_hand(&http, &state, || role_of(&role)).await?;
     Ok(status_reply(&state, role))
 }
 
-/// Unloads a model and bars it until it is loaded by hand.
-pub(super) async fn unload_by_hand(role: Role, deadline: Instant, state: &ApiState) -> Result<(), ApiError> {
-    let residency = Arc::clone(state.classifier.residency());
+/// For administrators: unloads the model that `role_of` finds, and bars it until it is loaded by hand.
+pub(super) async fn unload_by_hand(
+    http: &HttpRequest,
+    state: &ApiState,
+    role_of: impl FnOnce() -> Result<Role, ApiError>,
+) -> Result<Role, ApiError> {
+    require_admin(http, state)?;
+    let (role, deadline) = (role_of()?, request::deadline(http, state)?);
+    let residency = state.classifier.residency();
     // A load under way is let finish: what it has taken can only be given back after it.
     residency.settled(role, deadline.min(Instant::now() + residency.settings().load_timeout)).await;
-    tokio::task::spawn_blocking(move || residency.unload(role, UnloadCause::Admin))
+    residency
+        .unload_by_hand(role)
         .await
-        .map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))
-        .map(drop)
+        .map_err(|error| ApiError::new(ErrorKind::Internal, format!("the {role} model was not unloaded: {error}")))?;
+    Ok(role)
 }
 
 fn status_reply(state: &ApiState, role: Role) -> HttpResponse {

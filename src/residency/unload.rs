@@ -1,8 +1,11 @@
 //! Unloads a model: drains it, drops its sessions, trims the allocator and measures what came back.
 
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, oneshot};
 
 use super::slot::{SlotState, State};
 use super::{FallbackReason, Residency, ResidencySettings, reclaim};
@@ -13,6 +16,9 @@ const RUN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long requests that are just tokenizing may hold on to the model.
 const HOLDER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Unloads by hand take turns, as each has a thread of its own.
+static BY_HAND: Semaphore = Semaphore::const_new(1);
 
 /// Why a model is unloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +118,24 @@ impl Residency {
         slot.enter(&mut state, next, cause.as_str());
         drop(state);
         Some(given_back)
+    }
+
+    /// Unloads the role's model because somebody asked for it, and bars it. Waits for runs to end on
+    /// a thread of its own, where nobody else's work stands behind it; goes on when the caller is gone.
+    ///
+    /// # Errors
+    /// When the system gives no thread, or the unload ended with a panic.
+    pub async fn unload_by_hand(self: &Arc<Self>, role: Role) -> io::Result<()> {
+        // Never closed.
+        let turn = BY_HAND.acquire().await.ok();
+        let (done, gone) = oneshot::channel();
+        let residency = Arc::clone(self);
+        thread::Builder::new().name(format!("unload-{role}")).spawn(move || {
+            residency.unload(role, UnloadCause::Admin);
+            drop(turn);
+            let _caller_gone = done.send(());
+        })?;
+        gone.await.map_err(io::Error::other)
     }
 
     /// Unloads the heavy model because it must go, and sees to it that the light one answers: it is

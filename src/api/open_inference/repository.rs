@@ -10,7 +10,7 @@ use super::MODEL_VERSION;
 use crate::api::body::Body;
 use crate::api::error::ApiError;
 use crate::api::error_docs::OpenInferenceAdminErrors;
-use crate::api::operations::{load_by_hand, require_admin, unload_by_hand};
+use crate::api::operations::{load_by_hand, unload_by_hand};
 use crate::api::{ApiState, methods, request};
 use crate::residency::RoleStatus;
 
@@ -87,10 +87,8 @@ pub(in crate::api) async fn load(
     model: web::Path<String>,
     _parameters: Body,
 ) -> Result<HttpResponse, ApiError> {
-    require_admin(&http, &state)?;
     let name = model.into_inner();
-    let role = request::named_role(&name, &state)?;
-    load_by_hand(role, request::deadline(&http, &state)?, &state).await?;
+    load_by_hand(&http, &state, || request::named_role(&name, &state)).await?;
     Ok(HttpResponse::Ok().json(Loaded { name, load: true }))
 }
 
@@ -112,9 +110,7 @@ pub(in crate::api) async fn unload(
     model: web::Path<String>,
     _parameters: Body,
 ) -> Result<HttpResponse, ApiError> {
-    require_admin(&http, &state)?;
     let name = model.into_inner();
-    let role = request::named_role(&name, &state)?;
-    unload_by_hand(role, request::deadline(&http, &state)?, &state).await?;
+    unload_by_hand(&http, &state, || request::named_role(&name, &state)).await?;
     Ok(HttpResponse::Ok().json(Unloaded { name, unload: true }))
 }

@@ -93,6 +93,8 @@ fn now(state: &ApiState) -> Registry {
     let residency = state.classifier.residency();
     add_memory(&mut registry, residency);
     add_models(&mut registry, residency.status());
+    let cache_bytes = ConstGauge::new(signed(state.classifier.cache_bytes()));
+    registry.register_with_unit("cache", "Memory of the answers in the cache", Unit::Bytes, cache_bytes);
     let build = Family::<BuildLabels, Gauge>::default();
     let labels = BuildLabels { version: env!("CARGO_PKG_VERSION"), architecture: std::env::consts::ARCH };
     build.get_or_create(&labels).set(1);

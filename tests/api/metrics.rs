@@ -37,6 +37,7 @@ fn requests_texts_and_loads_are_counted() {
     let server = Server::start(&[("USE_LIGHT_MODEL", "true")]);
     let before = scrape(&server);
     assert_eq!(value(&before, "emotion_model_state{role=\"light\",state=\"absent\"}"), Some(1.0), "{before}");
+    assert_eq!(value(&before, "emotion_cache_bytes"), Some(0.0), "{before}");
     assert_eq!(server.post("/analyze", &json!({"texts": ["one glad text", "one sad text"]})).status, 200);
     assert_eq!(server.post("/analyze", &json!({"texts": ["one glad text", "one sad text"]})).status, 200);
     assert_eq!(server.post("/analyze", &json!({"text": ""})).status, 400);
@@ -64,6 +65,8 @@ fn requests_texts_and_loads_are_counted() {
     assert!(value(&text, "emotion_inference_seconds_sum{role=\"light\"}") > Some(0.0), "{text}");
     assert!(value(&text, "emotion_batch_tokens_total{role=\"light\"}") >= Some(8.0), "{text}");
     assert!(value(&text, "emotion_memory_resident_bytes") > Some(1e7), "{text}");
+    let cache_bytes = server.get("/health").json["cache"]["bytes"].as_f64();
+    assert!(cache_bytes > Some(0.0) && value(&text, "emotion_cache_bytes") == cache_bytes, "{text}");
     assert!(text.contains("emotion_model_loads_total{role=\"light\",reason="), "{text}");
     assert!(text.contains("emotion_build_info{version=\""), "{text}");
     assert!(!text.contains("emotion_memory_resident_limit_bytes"), "no limit is set:\n{text}");

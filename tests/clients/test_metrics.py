@@ -52,6 +52,7 @@ def test_the_strict_openmetrics_parser_reads_everything(families):
         "emotion_batch_size_tokens": "histogram",
         "emotion_batch_padding_tokens": "counter",
         "emotion_cache_hits": "counter",
+        "emotion_cache_bytes": "gauge",
         "emotion_queue_texts": "gauge",
         "emotion_model_state": "gauge",
         "emotion_model_loads": "counter",

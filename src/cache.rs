@@ -157,3 +157,119 @@ impl LogitsCache {
         self.0.as_ref().map_or(0, Cache::weight)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::future::{Future, poll_fn};
+    use std::pin::{Pin, pin};
+    use std::task::Poll;
+
+    use futures_util::future::select_all;
+
+    use super::*;
+
+    /// The key of a text of 30 tokens that begins with `number`.
+    fn key(number: u32) -> CacheKey {
+        let mut input_ids = vec![7; 30];
+        input_ids[0] = number;
+        let encoding = Encoding { input_ids: input_ids.into(), type_ids: Box::default() };
+        CacheKey { role: Role::Light, revision: [0; 16], encoding: Arc::new(encoding) }
+    }
+
+    fn logits(number: u32) -> Arc<[f32]> {
+        vec![number as f32; 28].into()
+    }
+
+    fn flight<'cache>(cache: &'cache LogitsCache, key: &CacheKey) -> Flight<'cache> {
+        match cache.look(key) {
+            Lookup::Miss(Some(flight)) => flight,
+            Lookup::Miss(None) | Lookup::Hit(_) | Lookup::InFlight => panic!("somebody else has the right"),
+        }
+    }
+
+    fn hit(cache: &LogitsCache, key: &CacheKey) -> Option<Arc<[f32]>> {
+        match cache.look(key) {
+            Lookup::Hit(logits) => Some(logits),
+            Lookup::Miss(_) | Lookup::InFlight => None,
+        }
+    }
+
+    /// A cache that holds the logits of one text.
+    pub(crate) fn of_one_text() -> LogitsCache {
+        let cache = LogitsCache::new(1 << 20);
+        flight(&cache, &key(1)).land(logits(1));
+        cache
+    }
+
+    /// Polls once: afterwards who waits is known to the cache.
+    async fn begins_to_wait<F: Future>(mut waiting: Pin<&mut F>) {
+        let pending = poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending())).await;
+        assert!(pending, "nobody had to wait");
+    }
+
+    #[test]
+    fn what_was_landed_is_found_and_weighed_until_its_role_goes() {
+        let cache = of_one_text();
+        assert_eq!(hit(&cache, &key(1)), Some(logits(1)));
+        assert_eq!(cache.bytes(), ENTRY_BYTES + 4 * (30 + 28));
+        cache.clear_role(Role::Heavy);
+        assert_eq!(hit(&cache, &key(1)), Some(logits(1)));
+        cache.clear_role(Role::Light);
+        assert_eq!((hit(&cache, &key(1)), cache.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn many_texts_stay_within_the_capacity_and_the_last_ones_are_there() {
+        let capacity = 256 << 10;
+        let cache = LogitsCache::new(capacity);
+        for number in 0..20_000 {
+            flight(&cache, &key(number)).land(logits(number));
+            assert!(cache.bytes() <= capacity, "{} bytes after {number} texts", cache.bytes());
+        }
+        assert!(cache.bytes() > capacity / 4 * 3, "only {} bytes of {capacity} are used", cache.bytes());
+        assert_eq!(hit(&cache, &key(19_999)), Some(logits(19_999)));
+    }
+
+    #[actix_web::test]
+    async fn who_waits_gets_what_the_first_one_computed() {
+        let cache = LogitsCache::new(1 << 20);
+        let key = key(1);
+        let first = flight(&cache, &key);
+        assert!(matches!(cache.look(&key), Lookup::InFlight));
+        let mut waiting = pin!(cache.wait(&key));
+        begins_to_wait(waiting.as_mut()).await;
+        first.land(logits(1));
+        assert_eq!(waiting.await.ok(), Some(logits(1)));
+    }
+
+    #[actix_web::test]
+    async fn one_of_those_who_wait_goes_on_when_the_first_one_gives_up() {
+        let cache = LogitsCache::new(1 << 20);
+        let key = key(1);
+        let first = flight(&cache, &key);
+        let (mut second, mut third) = (pin!(cache.wait(&key)), pin!(cache.wait(&key)));
+        begins_to_wait(second.as_mut()).await;
+        begins_to_wait(third.as_mut()).await;
+        drop(first);
+        let (Err(Some(right)), _, mut others) = select_all([second, third]).await else { panic!("nobody goes on") };
+        begins_to_wait(others[0].as_mut()).await;
+        right.land(logits(1));
+        assert_eq!(others.remove(0).await.ok(), Some(logits(1)));
+    }
+
+    #[actix_web::test]
+    async fn who_waits_while_the_cache_is_emptied_still_gets_the_logits() {
+        let cache = of_one_text();
+        let awaited = key(2);
+        let first = flight(&cache, &awaited);
+        let mut waiting = pin!(cache.wait(&awaited));
+        begins_to_wait(waiting.as_mut()).await;
+        cache.clear();
+        assert_eq!((hit(&cache, &key(1)), cache.bytes()), (None, 0));
+        first.land(logits(2));
+        assert_eq!(waiting.await.ok(), Some(logits(2)));
+        assert_eq!(cache.bytes(), 0, "what was begun before stays out");
+        flight(&cache, &awaited).land(logits(2));
+        assert_eq!(hit(&cache, &awaited), Some(logits(2)));
+    }
+}

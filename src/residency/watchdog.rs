@@ -207,3 +207,52 @@ fn unload_idle(residency: &Arc<Residency>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache;
+    use crate::inference::pool::PoolSettings;
+    use crate::inference::prepared::PreparedStore;
+    use crate::inference::queue::QueueLimits;
+    use crate::metrics::Metrics;
+    use crate::model::bundle::Precision;
+    use crate::residency::ResidencySettings;
+    use crate::residency::limits::Limits;
+
+    /// No models, and a bound on the resident memory of this test's process.
+    fn bounded(resident_bytes: Option<u64>) -> ResidencySettings {
+        let minute = Duration::from_secs(60);
+        ResidencySettings {
+            heavy: ("no-such-folder".into(), "heavy".to_owned()),
+            light: ("no-such-folder".into(), "light".to_owned()),
+            precision: Precision::Int8,
+            use_light_model: false,
+            load_timeout: minute,
+            limits: Limits { resident_bytes },
+            workers: 1,
+            pool: PoolSettings {
+                max_batch_tokens: 512,
+                kept_arena_bytes: 0,
+                queue: QueueLimits { max_texts: 1, max_tokens: 1 },
+            },
+            prepared: PreparedStore::new("no-such-folder".into()),
+            prepare_program: "no-such-program".into(),
+            heavy_retry: minute,
+            heavy_retry_max: minute,
+            check_interval: minute,
+            idle: None,
+            onnxruntime_library: None,
+        }
+    }
+
+    #[test]
+    fn pressure_empties_the_cache_and_nothing_else_does() {
+        for (bound, is_kept) in [(None, true), (Some(1), false)] {
+            let cache = Arc::new(cache::tests::of_one_text());
+            let residency = Residency::new(bounded(bound), Arc::clone(&cache), Arc::new(Metrics::new()));
+            Watch::new(&residency).look(&residency);
+            assert_eq!(cache.bytes() > 0, is_kept, "with a bound of {bound:?} bytes");
+        }
+    }
+}

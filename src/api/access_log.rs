@@ -31,6 +31,8 @@ const TARGET: &str = "access";
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+const CACHE: HeaderName = HeaderName::from_static("x-cache");
+
 /// Longest id that is taken over from a client.
 const MAX_ID_BYTES: usize = 128;
 
@@ -44,14 +46,15 @@ const NO_ROUTE: &str = "unmatched";
 #[derive(Debug, Default)]
 struct Notes {
     texts: Cell<usize>,
+    cached_texts: Cell<usize>,
     tokens: Cell<usize>,
     answered: Cell<Answered>,
     model: RefCell<Option<Arc<str>>>,
     fallback: Cell<Option<FallbackReason>>,
 }
 
-/// Notes which model answered, with how many tokens, for the log line and the metrics of this
-/// request. To be called by every contract with what the classifier gave it, once or for each part.
+/// Notes which model answered, with how many tokens and whether from the cache, for the log line, the
+/// metrics and the headers of this request. To be called by every contract with what the classifier gave it, once or for each part.
 pub(super) fn record_answers(http: &HttpRequest, answers: &[Answer]) {
     AnswerRecord::of(http).add(answers);
 }
@@ -71,6 +74,7 @@ impl AnswerRecord {
         let notes = &self.0;
         notes.texts.set(notes.texts.get() + answers.len());
         for answer in answers {
+            notes.cached_texts.set(notes.cached_texts.get() + usize::from(answer.cached));
             notes.tokens.set(notes.tokens.get() + answer.tokens);
             notes.answered.set(notes.answered.get().and(answer.model.role));
             notes.fallback.set(answer.fallback.or(notes.fallback.get()));
@@ -118,6 +122,14 @@ impl Drop for Observation {
         }
         let route = std::mem::take(&mut self.route);
         self.state.metrics.request_ends(route, self.method, self.status.get(), answered, elapsed);
+    }
+}
+
+impl Notes {
+    /// Whether there are texts, and no model ran for any of them. A stream's texts come after its
+    /// headers.
+    fn is_from_cache(&self) -> bool {
+        self.texts.get() > 0 && self.cached_texts == self.texts
     }
 }
 
@@ -187,7 +199,7 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// Gives each request an id, and writes it down when its reply is done. While the server drains,
+/// Gives each request an id, tells whether its answers come from the cache, and writes it down when its reply is done. While the server drains,
 /// replies ask their clients to come back on a new connection, which may be one to another server.
 ///
 /// # Errors
@@ -212,6 +224,9 @@ pub(crate) async fn observe<B: MessageBody>(
     let headers = reply.headers_mut();
     headers.insert(REQUEST_ID, observation.id.clone());
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if observation.notes.is_from_cache() {
+        headers.insert(CACHE, HeaderValue::from_static("hit"));
+    }
     if is_page {
         for (name, value) in PAGE_HEADERS {
             let name = HeaderName::from_static(name);

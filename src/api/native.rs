@@ -16,8 +16,6 @@ use crate::analysis::{Analysis, Settings, analyze};
 use crate::classifier::{Answer, ClassifyError, Flow, ModelInfo, Query, TextInput};
 use crate::model::{LongText, Role, TruncationSide};
 
-const CACHE_HEADER: (&str, &str) = ("x-cache", "hit");
-
 pub(super) fn configure(config: &mut web::ServiceConfig) {
     config.service(methods::post("/analyze", analyze_texts));
 }
@@ -194,9 +192,6 @@ pub(super) async fn analyze_texts(
     })?;
     record_answers(&http, &answers);
     let mut reply = HttpResponse::Ok();
-    if answers.iter().all(|answer| answer.cached) {
-        reply.insert_header(CACHE_HEADER);
-    }
     let mut results: Vec<_> =
         texts.iter().zip(answers).map(|(text, answer)| AnalyzeReply::new(text, answer, &settings)).collect();
     Ok(match results.pop() {

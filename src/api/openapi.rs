@@ -104,6 +104,14 @@ fn written(state: &ApiState) -> Result<Bytes, serde_json::Error> {
     for (path, operation) in paths.into_iter().flatten().flat_map(|(path, item)| {
         item.as_object_mut().into_iter().flatten().map(move |(_, operation)| (path, operation))
     }) {
+        // Who may be late with an answer is who reads texts; a stream's come after its headers.
+        let answers = &mut operation["responses"];
+        if answers.get("504").is_some() && answers["200"]["content"].get("application/x-ndjson").is_none() {
+            answers["200"]["headers"]["x-cache"] = json!({
+                "description": "There if no model had to run: all texts of the request were known",
+                "schema": {"type": "string", "enum": ["hit"]},
+            });
+        }
         // Raw tensors follow the JSON part, if they are asked for.
         if path.ends_with("/infer") {
             operation["responses"]["200"]["content"]["application/octet-stream"] = json!({});

@@ -8,6 +8,7 @@ mod access_log;
 mod analyze;
 mod bad_requests;
 mod bundles;
+mod cache;
 mod classify;
 mod classify_models;
 mod classify_resume;

@@ -132,6 +132,40 @@ fn requests_under_way_are_answered_when_their_model_is_unloaded() {
 }
 
 #[test]
+fn while_a_model_is_unloaded_by_hand_every_connection_is_served() {
+    // One run of the heavy model that takes seconds, for which its unload waits.
+    let server = Server::start(&[("MAX_BATCH_TOKENS", "8192"), ("INFERENCE_THREADS", "1"), ("PRELOAD_MODELS", "both")]);
+    let long = |name: &str| format!("{name}: {}", "the rain kept us in and we told old stories. ".repeat(60));
+    server.wait_for("both models being ready", |health| {
+        health["roles"]["heavy"]["state"] == "ready" && health["roles"]["light"]["state"] == "ready"
+    });
+    // Connections go round the HTTP workers: some of these are those of the worker that unloads.
+    let clients = 2 * thread::available_parallelism().unwrap().get();
+    let texts: Vec<_> = (0..32).map(|number| long(&number.to_string())).collect();
+    thread::scope(|scope| {
+        let heavy = scope.spawn(|| server.post("/analyze", &json!({"texts": texts, "model": "heavy"})));
+        server.wait_for("a run of some of them", |health| {
+            health["roles"]["heavy"]["queued_texts"].as_u64().is_some_and(|waiting| (1..32).contains(&waiting))
+        });
+        let unload = scope.spawn(|| admin(&server, "/admin/models/heavy/unload"));
+        server.wait_for("the unload", |health| health["roles"]["heavy"]["state"] == "draining");
+        // Texts of this length are tokenized off the HTTP worker's own thread.
+        let light = (0..clients).map(|number| {
+            let body = json!({"text": long(&format!("client {number}")), "model": "light"});
+            let server = &server;
+            scope.spawn(move || Reply::of(reqwest::blocking::Client::new().post(server.url("/analyze")).json(&body)))
+        });
+        for reply in light.collect::<Vec<_>>() {
+            answered(&reply.join().unwrap());
+        }
+        let health = server.get("/health").json;
+        assert_eq!(health["roles"]["heavy"]["state"], "draining", "somebody waited for the unload: {health:#}");
+        assert_eq!(answered(&unload.join().unwrap())["state"], "barred");
+        answered(&heavy.join().unwrap());
+    });
+}
+
+#[test]
 fn an_idle_server_that_is_told_to_stop_ends_soon_with_0() {
     let mut server = Server::start(&[]);
     let started = Instant::now();

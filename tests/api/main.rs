@@ -31,3 +31,4 @@ mod root;
 mod shared;
 mod tei;
 mod texts;
+mod threads;

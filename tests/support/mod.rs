@@ -90,6 +90,14 @@ impl Server {
         Reply::of(self.client.post(self.url(path)).json(body))
     }
 
+    /// The names of all its threads, cut to 15 bytes.
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        // A thread may end between the listing and the look at it.
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.map(|name| name.trim_end().to_owned()).collect()
+    }
+
     /// Everything that the server has logged.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()

@@ -12,11 +12,12 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use crate::model::{Bundle, Encoding, Role};
 
-/// What one entry costs beside its tokens and logits: hash table slots, pointers, counts.
-const ENTRY_BYTES: u64 = 160;
+/// What one entry costs beside its tokens and logits, measured: hash table slots, also those of texts
+/// that were dropped lately, pointers, counts, and what malloc adds.
+const ENTRY_BYTES: u64 = 216;
 
 /// Bytes of a usual entry, to size the hash table: 30 tokens and 28 logits.
-const USUAL_ENTRY_BYTES: u64 = 400;
+const USUAL_ENTRY_BYTES: u64 = 450;
 
 /// Locks that the entries are spread over.
 const SHARDS: usize = 4;
@@ -137,7 +138,9 @@ impl LogitsCache {
         cache.get_value_or_guard_async(key).await.map_err(|guard| Some(Flight(guard)))
     }
 
-    /// Drops every entry.
+    /// Drops every entry. Those being computed still reach who waits for them, and stay out. The tables
+    /// stay as large as they have grown: measured, 29 % of the capacity where texts had 8 tokens, 14 % where
+    /// they had 200.
     pub fn clear(&self) {
         if let Some(cache) = &self.0 {
             cache.clear();

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write, stdin};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use crate::group::{MB, MemoryGroup};
+use crate::group::{Group, MB};
 
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -15,7 +15,7 @@ pub struct Ballast {
 }
 
 impl Ballast {
-    pub fn start(group: &MemoryGroup) -> Self {
+    pub fn start(group: &Group) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--ignored", "--exact", "--nocapture", "ballast::hold_what_standard_input_says"]);
         let mut command = group.wrap(&command);

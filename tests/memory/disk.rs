@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::group::MemoryGroup;
+use crate::group::Group;
 use crate::limits::assert_well;
 use crate::load::{Load, text};
 
@@ -44,7 +44,7 @@ impl Drop for Mounted {
 }
 
 fn serves_without_prepared_weights(cache: &Path, logged: &str) {
-    let Some(group) = MemoryGroup::new(512) else { return };
+    let Some(group) = Group::of_memory(512) else { return };
     let folder = cache.display().to_string();
     let server = group.start(&[("MODEL_CACHE_DIR", &folder)]);
     let seen = Load::start(&server, 4, 40, text).finish();

@@ -15,44 +15,50 @@ pub const MB: u64 = 1 << 20;
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// A cgroup with a memory limit; removed, with the processes that are left in it, when dropped.
-pub struct MemoryGroup {
+/// A cgroup of one controller; removed, with the processes that are left in it, when dropped.
+pub struct Group {
     folder: PathBuf,
     is_v1: bool,
     _alone: MutexGuard<'static, ()>,
 }
 
-impl MemoryGroup {
-    /// A new group with this limit; `None`, with a line that says why, where none can be made.
-    pub fn new(limit_mb: u64) -> Option<Self> {
+impl Group {
+    /// A new group with a limit on its memory; `None`, with a line that says why, where none can be made.
+    pub fn of_memory(limit_mb: u64) -> Option<Self> {
+        let limit = (limit_mb * MB).to_string();
+        let group = Self::new("memory", ("memory.limit_in_bytes", &limit), ("memory.max", &limit))?;
+        if !group.is_v1 {
+            // Without this, anonymous memory would move to swap and the limit would not bite.
+            let _no_swap_here = fs::write(group.folder.join("memory.swap.max"), "0");
+        }
+        Some(group)
+    }
+
+    /// The same with as much time of processors as one core has.
+    pub fn of_one_core() -> Option<Self> {
+        // The period is 100 ms unless somebody sets another.
+        Self::new("cpu", ("cpu.cfs_quota_us", "100000"), ("cpu.max", "100000 100000"))
+    }
+
+    fn new(controller: &str, v1: (&str, &str), v2: (&str, &str)) -> Option<Self> {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        match Self::make(limit_mb) {
-            Ok((folder, is_v1)) => Some(Self { folder, is_v1, _alone: alone }),
-            Err(why) => {
-                println!("skipped: no memory group can be made here ({why}); run as root where cgroups can be written");
+        let root = Path::new("/sys/fs/cgroup");
+        let is_v1 = root.join(controller).join("tasks").is_file();
+        let (root, (file, limit)) = if is_v1 { (root.join(controller), v1) } else { (root.to_owned(), v2) };
+        let name = format!("emotion-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let folder = root.join(name);
+        let made = fs::create_dir(&folder).map(|()| Self { folder: folder.clone(), is_v1, _alone: alone });
+        match made.and_then(|group| fs::write(folder.join(file), limit).map(|()| group)) {
+            Ok(group) => Some(group),
+            Err(error) => {
+                println!(
+                    "skipped: no {controller} group can be made here ({}: {error}); \
+                     run as root where cgroups can be written",
+                    folder.join(file).display()
+                );
                 None
             }
         }
-    }
-
-    fn make(limit_mb: u64) -> Result<(PathBuf, bool), String> {
-        let name = format!("emotion-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let v1 = Path::new("/sys/fs/cgroup/memory");
-        let is_v1 = v1.join("memory.limit_in_bytes").is_file();
-        let root = if is_v1 { v1 } else { Path::new("/sys/fs/cgroup") };
-        let folder = root.join(name);
-        fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        let limit = if is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
-        let written = fs::write(folder.join(limit), (limit_mb * MB).to_string());
-        if let Err(error) = written {
-            let _removed = fs::remove_dir(&folder);
-            return Err(format!("{limit}: {error}"));
-        }
-        if !is_v1 {
-            // Without this, anonymous memory would move to swap and the limit would not bite.
-            let _no_swap_here = fs::write(folder.join("memory.swap.max"), "0");
-        }
-        Ok((folder, is_v1))
     }
 
     /// The same command, started inside the group.
@@ -89,7 +95,7 @@ impl MemoryGroup {
     }
 }
 
-impl Drop for MemoryGroup {
+impl Drop for Group {
     fn drop(&mut self) {
         for _ in 0..200 {
             for pid in fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default().lines() {

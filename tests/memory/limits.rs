@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::bundles;
-use crate::group::{MB, MemoryGroup, drop_from_page_cache};
+use crate::group::{Group, MB, drop_from_page_cache};
 use crate::load::{Load, Seen, long_text, text};
 use crate::support::{self, Server};
 
@@ -28,7 +28,7 @@ fn bytes(health: &Value, figure: &str) -> u64 {
 }
 
 /// What holds after every load: nobody was killed, nobody was refused, and memory is in bounds.
-pub fn assert_well(group: &MemoryGroup, server: &Server, seen: &Seen) {
+pub fn assert_well(group: &Group, server: &Server, seen: &Seen) {
     assert_eq!(group.kills(), 0, "{}", server.log());
     assert!(seen.failures.is_empty(), "{:?}\n{}", seen.failures, server.log());
     let health = server.get("/health").json;
@@ -70,7 +70,7 @@ fn heavy_serves_from_cold_caches(models: &Path, heavy: &str, limits_mb: &[u64]) 
     let variables = [("MODEL_DIR", folder.as_str()), ("HEAVY_MODEL", heavy), ("ONNXRUNTIME_LIBRARY", &library)];
     let mut unlimited = Duration::ZERO;
     for limit_mb in std::iter::once(&4096).chain(limits_mb) {
-        let Some(group) = MemoryGroup::new(*limit_mb) else { return };
+        let Some(group) = Group::of_memory(*limit_mb) else { return };
         prepare_and_cool(models, heavy);
         let server = group.start(&variables);
         let seen = measured(&server, &format!("{heavy} in {limit_mb} MB"));
@@ -97,7 +97,7 @@ fn a_model_of_roberta_bases_shape_serves_from_cold_caches_in_192_mb() {
 }
 
 fn both_models_serve_long_texts_in_512_mb(models: &Path, heavy: &str) {
-    let Some(group) = MemoryGroup::new(512) else { return };
+    let Some(group) = Group::of_memory(512) else { return };
     let folder = models.display().to_string();
     let server = group.start(&[("MODEL_DIR", &folder), ("HEAVY_MODEL", heavy), ("PRELOAD_MODELS", "both")]);
     server.wait_for("both models being ready", |health| {
@@ -130,7 +130,7 @@ fn a_model_of_roberta_bases_shape_serves_long_texts_beside_the_light_one_in_512_
 #[test]
 fn below_what_the_heavy_model_needs_the_light_one_answers_without_a_try() {
     for (limit_mb, name) in [(112, "goemotions"), (96, "goemotions")] {
-        let Some(group) = MemoryGroup::new(limit_mb) else { return };
+        let Some(group) = Group::of_memory(limit_mb) else { return };
         prepare_and_cool(&support::models_folder(), name);
         let library = bundles::library().display().to_string();
         let server = group.start(&[("ONNXRUNTIME_LIBRARY", &library)]);
@@ -150,7 +150,7 @@ fn middling_text(number: u64) -> String {
 
 #[test]
 fn memory_of_a_burst_is_given_back_once_nobody_asks() {
-    let Some(group) = MemoryGroup::new(4096) else { return };
+    let Some(group) = Group::of_memory(4096) else { return };
     let server = group.start(&[("CACHE_MB", "0")]);
     assert_eq!(server.post("/analyze", &json!({"text": "I am so happy"})).status, 200);
     let before = held(&server).0;

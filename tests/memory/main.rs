@@ -1,6 +1,6 @@
-//! The server in real memory limits: it must neither be killed nor fail a request.
+//! The server in real limits of memory and CPU: it must neither be killed nor fail a request.
 //!
-//! Needs root and a writable memory controller (cgroup version 1 or 2); where that is missing each
+//! Needs root and writable memory and CPU controllers (cgroup version 1 or 2); where that is missing each
 //! test says so and passes. One test at a time: they measure.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must fail")]
 
@@ -9,6 +9,7 @@ mod support;
 
 mod ballast;
 mod bundles;
+mod cache;
 mod disk;
 mod group;
 mod limits;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::group::MemoryGroup;
+use crate::group::Group;
 use crate::limits::assert_well;
 use crate::load::{Load, text};
 use crate::support::{self, PATIENCE, Server};
@@ -27,7 +27,7 @@ fn weights(server: &Server) -> String {
 
 #[test]
 fn a_load_that_fails_midway_leaves_the_light_model_and_no_memory_behind() {
-    let Some(group) = MemoryGroup::new(512) else { return };
+    let Some(group) = Group::of_memory(512) else { return };
     let models = tempfile::tempdir().unwrap();
     copy_bundle(&support::models_folder().join("ekman"), &models.path().join("ekman"));
     let heavy = models.path().join("goemotions");
@@ -56,7 +56,7 @@ fn a_load_that_fails_midway_leaves_the_light_model_and_no_memory_behind() {
 
 #[test]
 fn a_child_killed_while_preparing_costs_speed_but_no_answer() {
-    let Some(group) = MemoryGroup::new(512) else { return };
+    let Some(group) = Group::of_memory(512) else { return };
     let cache = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let folder = cache.path().display().to_string();
     let server = group.start(&[("MODEL_CACHE_DIR", &folder)]);
@@ -95,7 +95,7 @@ fn a_child_killed_while_preparing_costs_speed_but_no_answer() {
 
 #[test]
 fn two_servers_that_start_at_once_share_one_prepared_model() {
-    let Some(group) = MemoryGroup::new(1024) else { return };
+    let Some(group) = Group::of_memory(1024) else { return };
     let cache = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let folder = cache.path().display().to_string();
     let servers = [0, 1].map(|_| group.start(&[("MODEL_CACHE_DIR", &folder)]));
@@ -112,7 +112,7 @@ fn two_servers_that_start_at_once_share_one_prepared_model() {
 
 #[test]
 fn prepared_weights_that_are_damaged_are_made_anew() {
-    let Some(group) = MemoryGroup::new(1024) else { return };
+    let Some(group) = Group::of_memory(1024) else { return };
     let cache = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let folder = cache.path().display().to_string();
     let answer = || {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::ballast::Ballast;
 use crate::bundles;
-use crate::group::{MB, MemoryGroup};
+use crate::group::{Group, MB};
 use crate::limits::{assert_well, held};
 use crate::load::{Load, text};
 use crate::support::{self, Server};
@@ -35,7 +35,7 @@ fn ready(health: &Value, role: &str) -> bool {
 
 #[test]
 fn under_pressure_the_heavy_model_goes_and_comes_back_and_no_client_notices() {
-    let Some(group) = MemoryGroup::new(LIMIT_MB) else { return };
+    let Some(group) = Group::of_memory(LIMIT_MB) else { return };
     let server = group.start(&[("HEAVY_RETRY_SECONDS", "1"), ("HEAVY_RETRY_MAX_SECONDS", "1"), CHECK_INTERVAL]);
     let mut ballast = Ballast::start(&group);
     let load = Load::start(&server, 6, u64::MAX, text);
@@ -57,7 +57,7 @@ fn under_pressure_the_heavy_model_goes_and_comes_back_and_no_client_notices() {
 }
 
 fn twenty_evictions_leave_memory_where_it_was(variables: &[(&str, &str)]) {
-    let Some(group) = MemoryGroup::new(LIMIT_MB) else { return };
+    let Some(group) = Group::of_memory(LIMIT_MB) else { return };
     // A copy of the library that no other process maps: the proportional size would change with those.
     let library = bundles::library().display().to_string();
     let mut all = vec![("HEAVY_RETRY_SECONDS", "1"), ("HEAVY_RETRY_MAX_SECONDS", "1"), ("PRELOAD_MODELS", "both")];
@@ -114,7 +114,7 @@ fn twenty_evictions_of_a_model_of_roberta_bases_shape_leave_memory_where_it_was(
 
 #[test]
 fn over_the_bound_with_the_light_model_alone_work_is_refused_until_memory_falls() {
-    let Some(group) = MemoryGroup::new(LIMIT_MB) else { return };
+    let Some(group) = Group::of_memory(LIMIT_MB) else { return };
     let server = group.start(&[("USE_LIGHT_MODEL", "true")]);
     let mut ballast = Ballast::start(&group);
     let ask = || server.post("/analyze", &json!({"text": "I am so happy"}));
@@ -139,7 +139,7 @@ fn over_the_bound_with_the_light_model_alone_work_is_refused_until_memory_falls(
 
 #[test]
 fn a_resident_bound_evicts_and_keeps_the_light_model() {
-    let Some(group) = MemoryGroup::new(4096) else { return };
+    let Some(group) = Group::of_memory(4096) else { return };
     let server = group.start(&[("MODEL_MEMORY_LIMIT", "110")]);
     let seen = Load::start(&server, 4, 60, text).finish();
     assert_well(&group, &server, &seen);

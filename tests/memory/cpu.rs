@@ -1,0 +1,35 @@
+//! How many workers the server has where it may not use all cores.
+
+use std::thread::available_parallelism;
+
+use serde_json::json;
+
+use crate::group::Group;
+use crate::support::Server;
+
+const BOTH: [(&str, &str); 1] = [("PRELOAD_MODELS", "both")];
+
+/// Workers of both models, and threads that serve HTTP.
+fn workers(server: &Server) -> [usize; 3] {
+    server.wait_for("both models being ready", |health| {
+        health["roles"]["heavy"]["state"] == "ready" && health["roles"]["light"]["state"] == "ready"
+    });
+    let models = server.get("/models").json["models"].clone();
+    let [heavy, light] = [0, 1].map(|role| models[role]["workers"].as_u64().unwrap() as usize);
+    [heavy, light, server.threads().iter().filter(|name| name.starts_with("actix-rt|system")).count()]
+}
+
+#[test]
+fn in_a_quota_of_one_core_there_is_one_worker_for_each_model_and_one_for_http() {
+    let cores = available_parallelism().unwrap().get();
+    if cores == 1 {
+        println!("skipped: with one core a quota of one makes no difference");
+        return;
+    }
+    let Some(group) = Group::of_one_core() else { return };
+    assert_eq!(workers(&Server::start(&BOTH)), [cores; 3], "without a quota");
+    let server = group.start(&BOTH);
+    assert_eq!(workers(&server), [1; 3]);
+    let reply = server.post("/analyze", &json!({"texts": vec!["I am so happy"; 8]}));
+    assert_eq!(reply.status, 200, "{}", reply.text);
+}

@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .products import use_exact_products
+
 PREPARED_GRAPH = "prepared.onnx"
 PREPARED_WEIGHTS = "prepared.bin"
 # [batch, sequence] of the runs that the activation figures are fitted to.
@@ -63,10 +65,10 @@ def fit_activation(growth: list[tuple[int, int, int]]) -> dict:
 
 
 def _child(job: dict) -> dict:
-    environment = dict(os.environ, ORT_DISABLE_TELEMETRY="1")
-    run = subprocess.run(
-        [sys.executable, __file__, json.dumps(job)], capture_output=True, text=True, env=environment, check=False
-    )
+    scripts = str(Path(__file__).resolve().parents[1])
+    environment = dict(os.environ, ORT_DISABLE_TELEMETRY="1", PYTHONPATH=scripts)
+    command = [sys.executable, "-m", __name__, json.dumps(job)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if run.returncode != 0:
         raise RuntimeError(f"measuring {job} failed:\n{run.stderr.strip()}")
     return json.loads(run.stdout)
@@ -84,6 +86,7 @@ def _options(plain: bool):
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    use_exact_products(options)
     if plain:
         options.add_session_config_entry("session.disable_prepacking", "1")
     return options

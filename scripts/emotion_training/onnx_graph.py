@@ -10,6 +10,8 @@ import numpy as np  # noqa: E402
 import onnxruntime  # noqa: E402  (after the variable above: it is read when the library loads)
 from tqdm import tqdm  # noqa: E402
 
+from emotion_export.products import use_exact_products  # noqa: E402
+
 from .encoding import batches_within, pad  # noqa: E402
 from .goemotions import BadData  # noqa: E402
 
@@ -25,6 +27,7 @@ class Graph:
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = False
         options.log_severity_level = 3
+        use_exact_products(options)
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has an exception class a status, without a common base

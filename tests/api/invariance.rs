@@ -10,7 +10,7 @@ use emotion_server::cache::LogitsCache;
 use emotion_server::classifier::{Classifier, Flow, Query, TextInput};
 use emotion_server::config::ModelArgs;
 use emotion_server::metrics::Metrics;
-use emotion_server::model::{LongText, Role, TruncationSide};
+use emotion_server::model::{LongText, Precision, Role, TruncationSide};
 use emotion_server::residency::{Residency, UnloadCause, Wanted};
 
 use crate::support::{cache_folder, models_folder, program};
@@ -22,10 +22,11 @@ struct Settings {
 }
 
 /// The classifier inside of this process, without a cache: over the wire scores are rounded.
-fn classifier() -> Classifier {
+fn classifier(precision: Precision) -> Classifier {
     let mut models = Settings::parse_from(["test"]).models;
     models.model_dir = Some(models_folder());
     models.model_cache_dir = Some(cache_folder());
+    models.model_precision = precision;
     models.inference_threads = Some(2);
     let mut settings = models.residency_settings().unwrap();
     settings.prepare_program = PathBuf::from(program());
@@ -94,9 +95,18 @@ async fn bits(classifier: &Classifier, wanted: Wanted, texts: &[String]) -> Vec<
 
 #[test]
 fn the_logits_of_a_text_are_the_same_bits_alone_and_in_any_request() {
+    every_request_gives_the_same_bits(Precision::Int8, 120, 400);
+}
+
+#[test]
+fn the_logits_of_int4_are_the_same_bits_alone_and_in_any_request() {
+    every_request_gives_the_same_bits(Precision::Int4, 14, 140);
+}
+
+fn every_request_gives_the_same_bits(precision: Precision, heavy: usize, light: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let classifier = classifier();
-    for (wanted, count) in [(Wanted::Heavy { strict: true }, 120), (Wanted::Light, 400)] {
+    let classifier = classifier(precision);
+    for (wanted, count) in [(Wanted::Heavy { strict: true }, heavy), (Wanted::Light, light)] {
         let texts = texts(count);
         let mut alone = HashMap::new();
         for text in &texts {

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from emotion_export.run import feed
+from emotion_export.run import feed, run_alone
 
 MOST_ROWS = 64
 # Batches are kept to this many tokens, padding counted, so that the tests stay quick.
@@ -12,7 +12,7 @@ BATCH_TOKENS = 4096
 def alone(session, rows: list[list[int]], pad_id: int) -> np.ndarray:
     """Logits of each row in a run of its own, without padding."""
     with_types = len(session.get_inputs()) == 3
-    return np.concatenate([session.run(None, feed([row], pad_id, with_types))[0] for row in rows])
+    return np.concatenate([run_alone(session, row, pad_id, with_types) for row in rows])
 
 
 def differing(session, rows: list[list[int]], expected: np.ndarray, pad_id: int, seed: int = 1) -> list[int]:

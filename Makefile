@@ -38,13 +38,16 @@ test: setup ## every test: Rust, then Python
 	$(MAKE) test-clients
 	$(MAKE) test-browser
 
+# The server that `cargo test` builds: `cargo build` would choose other features and compile most dependencies again.
+BUILD_TESTED_SERVER := cargo test --locked --no-run --test api
+
 test-clients: $(ORT) $(CLIENTS) ## the tests that ask the server with real clients, and of what deploys it
-	cargo build --locked
+	$(BUILD_TESTED_SERVER)
 	.venv-clients/bin/python -m pytest tests/clients
 	.venv-clients/bin/python -m pytest tests/deploy
 
 test-browser: $(ORT) $(BROWSER) ## the tests of the pages in Chromium; skipped without it, unless CI=true
-	cargo build --locked
+	$(BUILD_TESTED_SERVER)
 	.venv-browser/bin/python -m pytest tests/browser
 
 IMAGE ?= emotion-server:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)

@@ -54,7 +54,8 @@ struct Notes {
 }
 
 /// Notes which model answered, with how many tokens and whether from the cache, for the log line, the
-/// metrics and the headers of this request. To be called by every contract with what the classifier gave it, once or for each part.
+/// metrics and the headers of this request. To be called by every contract with what the classifier
+/// gave it, once or for each part.
 pub(super) fn record_answers(http: &HttpRequest, answers: &[Answer]) {
     AnswerRecord::of(http).add(answers);
 }
@@ -199,8 +200,8 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// Gives each request an id, tells whether its answers come from the cache, and writes it down when its reply is done. While the server drains,
-/// replies ask their clients to come back on a new connection, which may be one to another server.
+/// Gives each request an id, tells whether its answers come from the cache, and writes it down when
+/// its reply is done. While the server drains, replies ask their clients to come back on a new connection, which may be one to another server.
 ///
 /// # Errors
 /// Those of the handlers behind it.

@@ -2,15 +2,17 @@
 //!
 //! The rule is weighted fair queueing: picture a server that reads a little of every request's next
 //! text at once, each request getting the same share; texts are due in the order in which they
-//! would be read whole there. Each request is one flow, and so is each stream of lines. So a text
-//! of `n` tokens waits for no more than `n` tokens and one text of every other request, however many
-//! texts that request has, and for the run that a worker is in. A long text counts as
-//! [`MOST_COST_TOKENS`]: it waits for that much of each other request and not for twenty short texts,
-//! and a request of nothing but the longest texts gets up to four times the share of others.
+//! would be read whole there. Each request is one flow, and so is each stream of lines. So the turn
+//! of a text of `n` tokens comes after no more than `n` tokens and one text of every other request,
+//! however many texts that request has, and after the run that a worker is in. Texts of similar
+//! length ride along in the run of one whose turn it is, which makes that run longer, up to
+//! `MAX_BATCH_TOKENS`. A long text counts as [`MOST_COST_TOKENS`]: it waits for that much of each
+//! other request and not for twenty short texts, and a request of nothing but the longest texts gets
+//! up to four times the share of others.
 //!
-//! The virtual clock goes on by what is served over the number of flows that wait. It is never
-//! behind the start of what is served, nor past the time at which a waiting text is due, as in WF2Q+ (Bennett and Zhang, "Hierarchical packet fair
-//! queueing algorithms", 1996).
+//! The virtual clock goes on by what is served over the number of flows that wait, and is never
+//! behind the start of what is served, as in WF2Q+ (Bennett and Zhang, "Hierarchical packet fair
+//! queueing algorithms", 1996). Here it is never past the time at which a waiting text is due either.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -53,6 +53,7 @@ struct Shared {
     headroom: Arc<Headroom>,
     activation: ActivationCost,
     padding: Padding,
+    least_rows: usize,
     kept_arena_bytes: u64,
     metrics: Arc<Metrics>,
     max_batch_tokens: AtomicUsize,
@@ -90,6 +91,7 @@ impl Pool {
             headroom,
             activation,
             padding: sessions.first().map_or(Padding::Computed, InferenceSession::padding),
+            least_rows: sessions.first().map_or(1, InferenceSession::least_rows),
             kept_arena_bytes: settings.kept_arena_bytes,
             metrics,
             max_batch_tokens: AtomicUsize::new(settings.max_batch_tokens),
@@ -248,7 +250,7 @@ fn work(shared: &Shared, mut session: InferenceSession) {
 
 fn activation_bytes(shared: &Shared, batch: &[Job]) -> u64 {
     let longest = batch.iter().map(|job| job.encoding.len()).max().unwrap_or(0);
-    shared.activation.bytes(batch.len(), longest)
+    shared.activation.bytes(batch.len().max(shared.least_rows), longest)
 }
 
 /// Sets memory aside for the batch; takes fewer texts when there is not enough for all of them.

@@ -26,7 +26,7 @@ const PIECE: usize = 32;
 /// Part of the bounds over which no flow may have more than that.
 const SHARED: usize = 2;
 
-/// Longest and shortest time that a refused client is asked to wait.
+/// Shortest and longest time that a refused client is asked to wait.
 const RETRY_AFTER_SECONDS: (f64, f64) = (1.0, 60.0);
 
 /// Why a text came back without logits.

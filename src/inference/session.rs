@@ -127,7 +127,7 @@ pub struct InferenceSession {
     labels: usize,
     pad_token_id: i64,
     padding: Padding,
-    needs_company: bool,
+    least_rows: usize,
     run: Arc<RunOptions>,
     run_and_shrink: Arc<RunOptions>,
 }
@@ -185,7 +185,7 @@ impl InferenceSession {
             labels: bundle.labels.len(),
             pad_token_id: bundle.pad_token_id,
             padding,
-            needs_company: needs_company(bundle.precision, padding),
+            least_rows: least_rows(bundle.precision, padding),
             run: Arc::new(RunOptions::new().map_err(load_error)?),
             run_and_shrink: Arc::new(shrinking().map_err(load_error)?),
             session,
@@ -197,6 +197,12 @@ impl InferenceSession {
     #[must_use]
     pub fn padding(&self) -> Padding {
         self.padding
+    }
+
+    /// Rows that a run computes at least, however few texts it is given.
+    #[must_use]
+    pub fn least_rows(&self) -> usize {
+        self.least_rows
     }
 
     /// A handle that ends this session's runs from another thread.
@@ -222,7 +228,7 @@ impl InferenceSession {
     /// not finite; [`SessionError::Terminated`].
     pub fn run(&mut self, batch: &[&Encoding], shrink_arena: bool) -> Result<Array2<f32>, SessionError> {
         if let [only] = batch
-            && self.needs_company
+            && self.least_rows > 1
         {
             let company = Encoding { input_ids: only.input_ids.iter().copied().take(1).collect(), type_ids: [].into() };
             return Ok(self.run_all(&[*only, &company], shrink_arena)?.slice_move(s![..1, ..]));
@@ -278,7 +284,7 @@ fn builder(environment: &Environment, weights: &Weights) -> ort::Result<SessionB
         .with_inter_op_spinning(false)?
         .with_memory_pattern(false)?;
     Ok(match weights {
-        // The prepared graph is already optimized; doing it again would undo its external weights.
+        // The prepared graph is already optimized: doing it again finds nothing more to do.
         Weights::Prepared(_) => builder.with_optimization_level(GraphOptimizationLevel::Disable)?,
         Weights::Plain => builder.with_prepacking(false)?,
     })
@@ -292,9 +298,10 @@ fn exact_products(builder: SessionBuilder) -> ort::Result<SessionBuilder> {
 
 /// Without VNNI a 4-bit product of one row sums in another order than one of several, and the last
 /// layer reads one row a text: a text that is alone gets one token for company, so that its logits are
-/// the same bits as in any batch. Where padding is left out, that token is all it costs.
-fn needs_company(precision: Precision, padding: Padding) -> bool {
-    precision == Precision::Int4 && padding == Padding::LeftOut && !has_vnni()
+/// the same bits as in any batch. Where padding is left out, that costs one token, and attention over
+/// a second row. Graphs that compute padding have as many rows as tokens.
+fn least_rows(precision: Precision, padding: Padding) -> usize {
+    if precision == Precision::Int4 && padding == Padding::LeftOut && !has_vnni() { 2 } else { 1 }
 }
 
 fn has_vnni() -> bool {

@@ -12,6 +12,7 @@ fn shared() -> Arc<Shared> {
         headroom: Arc::new(Headroom::default()),
         activation: ActivationCost { bytes_per_token: 1000, bytes_per_attention_cell: 0.0, heads: 12 },
         padding: Padding::Computed,
+        least_rows: 1,
         kept_arena_bytes: 0,
         metrics: Arc::new(Metrics::new()),
         max_batch_tokens: AtomicUsize::new(512),
@@ -80,4 +81,13 @@ fn a_text_that_waits_for_memory_is_given_up_when_nobody_wants_it_any_more() {
     let (late, mut reply) = job(MEMORY_POLL);
     assert!(!reserved_late(late), "its deadline passed");
     assert_eq!(reply.try_recv().unwrap().unwrap_err(), InferenceError::DeadlinePassed);
+}
+
+#[test]
+fn a_lone_text_reserves_the_rows_that_its_run_computes() {
+    let mut shared = shared();
+    let lone = [job(LONG).0];
+    let one_row = activation_bytes(&shared, &lone);
+    Arc::get_mut(&mut shared).unwrap().least_rows = 2;
+    assert_eq!(activation_bytes(&shared, &lone), 2 * one_row);
 }

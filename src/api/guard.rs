@@ -149,8 +149,7 @@ impl Guard {
         let key = sent.and_then(|sent| self.keys.position(sent));
         let is_admin = sent.is_some_and(|sent| self.admin.position(sent).is_some());
         if let (Some(rate), false) = (&self.rate, is_admin) {
-            let by_address = || peer.map_or(Client::Others, |peer| Client::at(self.proxies.client(peer, headers)));
-            rate.count(key.map_or_else(by_address, Client::Key)).map_err(|wait| {
+            rate.count(self.client(key, headers, peer)).map_err(|wait| {
                 let what =
                     format!("these are more than the {} requests a second that one client may send", rate.per_second());
                 ApiError::new(ErrorKind::Overloaded, what).retry_after(wait)
@@ -164,6 +163,12 @@ impl Guard {
             None => "this server needs a key; send it as a Bearer token or in X-API-Key",
         };
         Err(ApiError::new(ErrorKind::Unauthorized, what))
+    }
+
+    /// Who shares one allowance with this request: those with the same key, else those at its address.
+    fn client(&self, key: Option<usize>, headers: &HeaderMap, peer: Option<IpAddr>) -> Client {
+        let by_address = || peer.map_or(Client::Others, |peer| Client::at(self.proxies.client(peer, headers)));
+        key.map_or_else(by_address, Client::Key)
     }
 
     /// Lets through who sends `ADMIN_KEY`; without one, who is on this machine and asks for it by
@@ -222,6 +227,13 @@ pub(crate) async fn admit<B: MessageBody>(
 /// Lets through who may load and unload models.
 pub(super) fn require_admin(http: &HttpRequest, state: &ApiState) -> Result<(), ApiError> {
     state.guard.check_admin(http.headers(), peer_of(http))
+}
+
+/// The client that a request belongs to.
+pub(super) fn client_of(http: &HttpRequest, state: &ApiState) -> Client {
+    let guard = &state.guard;
+    let key = sent_key(http.headers()).and_then(|sent| guard.keys.position(sent));
+    guard.client(key, http.headers(), peer_of(http))
 }
 
 fn peer_of(http: &HttpRequest) -> Option<IpAddr> {

@@ -90,7 +90,7 @@ def test_kustomize_lists_every_file_and_every_selector_meets_the_pods():
 
 def test_kustomize_builds():
     if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed")
+        pytest.skip("kubectl is not installed; on Debian: apt-get install kubernetes-client")
     command = ["kubectl", "kustomize", str(ROOT / "deploy" / "kubernetes")]
     built = list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     assert sorted(document["kind"] for document in built) == [

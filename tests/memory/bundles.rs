@@ -24,8 +24,8 @@ pub fn library() -> PathBuf {
     copy
 }
 
-/// A models folder with the shipped light model and a heavy one of roberta-base's shape; `None`,
-/// with a line that says why, where Python cannot make it.
+/// A models folder with the shipped light model and a heavy one of roberta-base's shape; `None`
+/// where Python cannot make it and a test may be skipped.
 pub fn with_random_roberta() -> Option<PathBuf> {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let models = kept().join("models");
@@ -50,7 +50,7 @@ pub fn with_random_roberta() -> Option<PathBuf> {
                 ],
             );
         if !made {
-            println!("skipped: {} cannot make a checkpoint and export it; run `make setup`", python.display());
+            support::skip(&format!("{} cannot make a checkpoint and export it; run `make setup`", python.display()));
             return None;
         }
     }

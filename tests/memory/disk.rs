@@ -7,12 +7,13 @@ use std::process::Command;
 use crate::group::Group;
 use crate::limits::assert_well;
 use crate::load::{Load, text};
+use crate::support;
 
 /// A file system in a file, mounted for one test.
 struct Mounted(PathBuf);
 
 impl Mounted {
-    /// Of this size, on disk; `None`, with a line that says why, where nothing can be mounted.
+    /// Of this size, on disk; `None` where nothing can be mounted and a test may be skipped.
     fn new(megabytes: u64, options: &str) -> Option<Self> {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap().keep();
         let (image, point) = (folder.join("image"), folder.join("mounted"));
@@ -25,7 +26,7 @@ impl Mounted {
         let made = runs("mkfs.ext4", &["-q", "-m", "0", &image]) && runs("mount", &["-o", options, &image, &point]);
         let mounted = Self(folder);
         if !made {
-            println!("skipped: no file system can be mounted here");
+            support::skip("no file system can be mounted here: run as root, with mkfs.ext4 and mount");
             return None;
         }
         Some(mounted)

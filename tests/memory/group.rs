@@ -23,7 +23,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// A new group with a limit on its memory; `None`, with a line that says why, where none can be made.
+    /// A new group with a limit on its memory; `None` where none can be made and a test may be skipped.
     pub fn of_memory(limit_mb: u64) -> Option<Self> {
         let limit = (limit_mb * MB).to_string();
         let group = Self::new("memory", ("memory.limit_in_bytes", &limit), ("memory.max", &limit))?;
@@ -51,11 +51,10 @@ impl Group {
         match made.and_then(|group| fs::write(folder.join(file), limit).map(|()| group)) {
             Ok(group) => Some(group),
             Err(error) => {
-                println!(
-                    "skipped: no {controller} group can be made here ({}: {error}); \
-                     run as root where cgroups can be written",
+                support::skip(&format!(
+                    "no {controller} group can be made here ({}: {error}); run as root where cgroups can be written",
                     folder.join(file).display()
-                );
+                ));
                 None
             }
         }

@@ -1,24 +1,21 @@
 //! The only place that wires the parts together: build, port, run until stopped, drain.
 
+mod http_server;
 pub(crate) mod stop;
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_web::dev::Server;
-use actix_web::middleware::{Condition, from_fn};
-use actix_web::{App, HttpServer, web};
-use socket2::SockRef;
+use actix_web::web;
 
 use crate::api::body::BodyLimits;
-use crate::api::guard::Origins;
-use crate::api::{self, ApiSettings, ApiState, error_shape};
+use crate::api::{ApiSettings, ApiState};
 use crate::cache::LogitsCache;
 use crate::classifier::Classifier;
 use crate::cli::Failure;
-use crate::config::{ConfigError, Preload, ServeArgs, cpu_quota};
+use crate::config::{ConfigError, Preload, ServeArgs};
 use crate::inference::runtime;
 use crate::metrics::Metrics;
 use crate::model::Role;
@@ -26,14 +23,8 @@ use stop::StopSignals;
 
 use crate::residency::{Residency, UnloadCause, Watchdog};
 
-/// Threads of each HTTP worker that tokenize.
-const TOKENIZER_THREADS_PER_WORKER: usize = 1;
-
 /// Time at the end of `SHUTDOWN_TIMEOUT` that is kept for unloading the models.
 const UNLOAD_PATIENCE: Duration = Duration::from_millis(500);
-
-/// How long a client may leave its reply unread before the system closes the connection.
-const UNREAD_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server that listens and is ready to run.
 pub struct Application {
@@ -63,7 +54,7 @@ impl Application {
                 None => Failure::Failed(error.to_string()),
             }
         })?;
-        let listener = bind(arguments)?;
+        let listener = http_server::bind(arguments)?;
         let port = listener.local_addr().map_err(|error| Failure::Failed(error.to_string()))?.port();
         let metrics = Arc::new(Metrics::new());
         let cache = Arc::new(LogitsCache::new(arguments.models.cache_mb << 20));
@@ -88,29 +79,8 @@ impl Application {
             usize::try_from(arguments.max_body_bytes).unwrap_or(usize::MAX),
             Duration::from_secs(arguments.body_timeout_seconds),
         );
-        let (of_workers, origins) = (state.clone(), arguments.guard.cors_origins.clone());
-        let server = HttpServer::new(move || {
-            let (state, limits) = (of_workers.clone(), limits.clone());
-            // The last one is asked first: whoever is refused is written down, and a browser's
-            // question about CORS carries no key.
-            App::new()
-                .wrap(from_fn(api::admit))
-                .wrap(from_fn(error_shape::of_contract))
-                .wrap(Condition::new(origins.is_some(), Origins::middleware(origins.as_ref())))
-                .wrap(from_fn(api::observe))
-                .configure(move |config| api::configure(config, state, limits))
-        })
-        .workers(cpu_quota())
-        .worker_max_blocking_threads(TOKENIZER_THREADS_PER_WORKER)
-        .max_connections((arguments.max_connections as usize).div_ceil(cpu_quota()))
-        .keep_alive(Duration::from_secs(arguments.keep_alive_seconds))
-        .client_request_timeout(Duration::from_secs(arguments.header_timeout_seconds))
-        .disable_signals()
-        .shutdown_timeout(time_to_finish.as_secs())
-        .h1_allow_half_closed(false)
-        .listen(listener)
-        .map_err(|error| Failure::Failed(format!("cannot listen: {error}")))?
-        .run();
+        let server = http_server::start(listener, arguments, time_to_finish, state.clone(), limits)
+            .map_err(|error| Failure::Failed(format!("cannot listen: {error}")))?;
         log::info!("listening on {}:{port}", arguments.host);
         Ok(Self {
             server,
@@ -171,18 +141,6 @@ impl Application {
         log::info!("stopped");
         Ok(())
     }
-}
-
-fn bind(arguments: &ServeArgs) -> Result<TcpListener, Failure> {
-    let listener = TcpListener::bind((arguments.host.as_str(), arguments.port)).map_err(|error| {
-        let what = format!("cannot listen on {}:{}: {error}", arguments.host, arguments.port);
-        Failure::from(ConfigError { setting: "HOST, PORT", what })
-    })?;
-    // Inherited by the connections.
-    if let Err(error) = SockRef::from(&listener).set_tcp_user_timeout(Some(UNREAD_PATIENCE)) {
-        log::warn!("clients that do not read their replies are not cut off: {error}");
-    }
-    Ok(listener)
 }
 
 /// Starts the loads that were asked for; `/readyz` waits until they, or their fallbacks, are there.

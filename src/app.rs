@@ -45,7 +45,7 @@ impl Application {
     /// A setting that cannot be used, a port that is taken, or a missing ONNX Runtime library.
     pub(crate) fn build(arguments: &ServeArgs) -> Result<Self, Failure> {
         let settings = arguments.models.residency_settings()?;
-        let (guard, time_to_finish) = (arguments.guard.guard()?, arguments.time_to_finish()?);
+        let (guard, time_to_finish) = (arguments.guard.guard(arguments.max_texts)?, arguments.time_to_finish()?);
         let stop = StopSignals::new().map_err(|error| Failure::Failed(format!("no signals: {error}")))?;
         // Without the library nothing can ever be answered: better to say so now.
         runtime::environment(settings.onnxruntime_library.as_deref()).map_err(|error| {

@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn a_key_file_without_keys_does_not_leave_the_server_open() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let guard = || parse(&["--api-key-file", file.path().to_str().unwrap()]).unwrap().guard.guard().map(|_| ());
+        let guard = || parse(&["--api-key-file", file.path().to_str().unwrap()]).unwrap().guard.guard(512).map(|_| ());
         assert_eq!(guard().unwrap_err().setting, "API_KEY_FILE");
         std::fs::write(file.path(), "one\n").unwrap();
         assert_eq!(guard(), Ok(()));

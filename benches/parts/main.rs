@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use emotion_server::analysis::{Settings, analyze};
 use emotion_server::inference::batch::{Padding, form_batch};
-use emotion_server::inference::fairness::Flow;
+use emotion_server::inference::fairness::{ClientId, Flow};
 use emotion_server::inference::prepared::PreparedStore;
 use emotion_server::inference::queue::{Job, Queue, QueueLimits};
 use emotion_server::inference::runtime;
@@ -78,7 +78,7 @@ fn queue(criterion: &mut Criterion) {
     for waiting in [32, 1000] {
         let queue = Queue::new(QueueLimits { max_texts: 4 * waiting, max_tokens: usize::MAX });
         let push = |job: Job| {
-            let mut request = VecDeque::from([Job { flow: Flow::new(), ..job }]);
+            let mut request = VecDeque::from([Job { flow: Flow::of(ClientId::of(&())), ..job }]);
             assert_eq!(queue.push(&mut request, 1000.0), Ok(1));
         };
         // A job whose receiver is gone, or whose deadline has passed, would be dropped.
@@ -88,7 +88,7 @@ fn queue(criterion: &mut Criterion) {
             receivers.push(receiver);
             let (encoding, now) = (Arc::new(encoding(tokens)), Instant::now());
             let deadline = now + Duration::from_secs(3600);
-            push(Job { flow: Flow::new(), encoding, deadline, queued_at: now, reply });
+            push(Job { flow: Flow::of(ClientId::of(&())), encoding, deadline, queued_at: now, reply });
         }
         group.bench_function(BenchmarkId::new("take_and_push_again", waiting), |bencher| {
             bencher.iter(|| queue.take(512, Padding::LeftOut, None).expect("it is open").into_iter().for_each(push));

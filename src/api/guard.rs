@@ -19,7 +19,7 @@ use super::ApiState;
 use super::error::{ApiError, ErrorKind};
 use address::{TrustedProxies, is_forwarded};
 use keys::{Keys, sent_key};
-use rate::{Client, RateLimit};
+use rate::{Client, Excess, RateLimit};
 
 /// How long a browser may remember what CORS allows.
 const CORS_MAX_AGE_SECONDS: usize = 3600;
@@ -134,6 +134,8 @@ pub struct Guard {
     pub open: OpenPaths,
     /// How often one client may ask.
     pub rate: Option<RateLimit>,
+    /// How many texts one client may send.
+    pub text_rate: Option<RateLimit>,
     /// Whose word is taken for where a request came from.
     pub proxies: TrustedProxies,
 }
@@ -149,11 +151,7 @@ impl Guard {
         let key = sent.and_then(|sent| self.keys.position(sent));
         let is_admin = sent.is_some_and(|sent| self.admin.position(sent).is_some());
         if let (Some(rate), false) = (&self.rate, is_admin) {
-            rate.count(self.client(key, headers, peer)).map_err(|wait| {
-                let what =
-                    format!("these are more than the {} requests a second that one client may send", rate.per_second());
-                ApiError::new(ErrorKind::Overloaded, what).retry_after(wait)
-            })?;
+            rate.count(self.client(key, headers, peer), 1).map_err(|excess| refusal(rate, "requests", excess))?;
         }
         if self.keys.is_empty() || key.is_some() || is_admin || self.open.holds(method, path) {
             return Ok(());
@@ -171,6 +169,29 @@ impl Guard {
         key.map_or_else(by_address, Client::Key)
     }
 
+    /// The client whose texts are counted, if these are.
+    pub(super) fn counted_client(&self, http: &HttpRequest) -> Option<Client> {
+        let sent = sent_key(http.headers());
+        let is_admin = sent.is_some_and(|sent| self.admin.position(sent).is_some());
+        let key = sent.and_then(|sent| self.keys.position(sent));
+        (self.text_rate.is_some() && !is_admin).then(|| self.client(key, http.headers(), peer_of(http)))
+    }
+
+    /// Counts the texts of a request.
+    pub(super) fn count_texts(&self, http: &HttpRequest, texts: usize) -> Result<(), ApiError> {
+        let (Some(rate), Some(client)) = (&self.text_rate, self.counted_client(http)) else { return Ok(()) };
+        rate.count(client, texts).map_err(|excess| refusal(rate, "texts", excess))
+    }
+
+    /// Waits until a stream's client may send one more text, and counts it.
+    pub(super) async fn wait_for_a_text(&self, client: Option<Client>) {
+        let (Some(rate), Some(client)) = (&self.text_rate, client) else { return };
+        // One text is never more than may come at once.
+        while let Err(Excess::ForNow { wait }) = rate.count(client, 1) {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     /// Lets through who sends `ADMIN_KEY`; without one, who is on this machine and asks for it by
     /// one of its own names: neither a proxy here nor a page in a browser here is meant by that.
     fn check_admin(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<(), ApiError> {
@@ -186,6 +207,23 @@ impl Guard {
         }
         let what = "this path needs ADMIN_KEY as a Bearer token or in X-API-Key; without a key it is open to requests from the server's own machine to localhost only";
         Err(ApiError::new(ErrorKind::Unauthorized, what))
+    }
+}
+
+/// The answer to a client that sent too many `things`.
+fn refusal(rate: &RateLimit, things: &str, excess: Excess) -> ApiError {
+    match excess {
+        Excess::ForNow { wait } => {
+            let what = format!("rate limit exceeded: {} {things} per second per client", rate.per_second());
+            ApiError::new(ErrorKind::Overloaded, what).retry_after(wait)
+        }
+        Excess::ForEver => {
+            let what = format!(
+                "the rate limit lets a client send {} {things} at once; send no more than that in one request",
+                rate.burst()
+            );
+            ApiError::new(ErrorKind::TooLarge, what)
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::error::{ApiError, ErrorKind};
 use super::error_docs::NativeErrors;
 use super::{methods, request, schema};
 use crate::analysis::{Analysis, Settings, analyze};
-use crate::classifier::{Answer, ClassifyError, Flow, ModelInfo, Query, TextInput};
+use crate::classifier::{Answer, ClassifyError, ModelInfo, Query, TextInput};
 use crate::model::{LongText, Role, TruncationSide};
 
 pub(super) fn configure(config: &mut web::ServiceConfig) {
@@ -178,7 +178,7 @@ pub(super) async fn analyze_texts(
         long_text: asked.long_text,
         truncation_side: TruncationSide::Right,
         deadline,
-        flow: Flow::new(),
+        flow: request::turn(&http, &state, texts.len())?,
     };
     let answers = state.classifier.classify(query).await.map_err(|error| match error {
         ClassifyError::Text { index, what } => {

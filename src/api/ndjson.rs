@@ -83,13 +83,15 @@ pub(super) fn analyze_lines(
     let activity = Rc::new(Activity { in_flight: Cell::new(0), last: Cell::new(Instant::now()) });
     let record = AnswerRecord::of(&http);
     // All lines share one turn: a stream is no more than one request.
-    let flow = Flow::new();
+    let flow = request::flow(&http, &state);
+    let (guarded, counted) = (state.clone(), state.guard.counted_client(&http));
     let bytes_left = Arc::new(Semaphore::new(BYTES_IN_FLIGHT));
     let lines = Lines::new(payload, Rc::clone(&activity));
     let replies = stream::unfold(lines, |mut lines| async move { Some((lines.next().await?, lines)) })
         .then(move |line| {
-            let bytes_left = Arc::clone(&bytes_left);
+            let (bytes_left, guarded) = (Arc::clone(&bytes_left), guarded.clone());
             async move {
+                guarded.guard.wait_for_a_text(counted).await;
                 // Never closed, and never asked for more than there is.
                 let taken = bytes_left.acquire_many_owned(line.bytes()).await.ok();
                 (line, taken)

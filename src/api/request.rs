@@ -9,7 +9,8 @@ use regex::Regex;
 use super::ApiState;
 use super::access_log::record_answers;
 use super::error::{ApiError, ErrorKind};
-use crate::classifier::{Answer, Flow, Query, TextInput};
+use super::guard::client_of;
+use crate::classifier::{Answer, ClientId, Flow, Query, TextInput};
 use crate::model::{LongText, Role, TruncationSide};
 use crate::residency::{Residency, Wanted};
 
@@ -104,6 +105,17 @@ pub(super) fn count(texts: usize, state: &ApiState) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// The turn that the texts of a request take, once they are counted against what its client may send.
+pub(super) fn turn(http: &HttpRequest, state: &ApiState, texts: usize) -> Result<Flow, ApiError> {
+    state.guard.count_texts(http, texts)?;
+    Ok(flow(http, state))
+}
+
+/// The turn of a request's or a stream's texts: part of its client's share.
+pub(super) fn flow(http: &HttpRequest, state: &ApiState) -> Flow {
+    Flow::of(ClientId::of(&client_of(http, state)))
+}
+
 /// The role that `model` names: `auto`, `heavy`, `light`, or a model's name.
 pub(super) fn wanted(model: &str, strict: bool, state: &ApiState) -> Option<Wanted> {
     wanted_of(model, strict, state.classifier.residency())
@@ -159,13 +171,14 @@ pub(super) async fn classify(
     wanted: Wanted,
     texts: impl IntoIterator<Item = Arc<str>>,
 ) -> Result<Vec<Answer>, ApiError> {
+    let texts: Vec<TextInput> = texts.into_iter().map(TextInput::Single).collect();
     let query = Query {
-        texts: texts.into_iter().map(TextInput::Single).collect(),
+        flow: turn(http, state, texts.len())?,
+        texts,
         wanted,
         long_text: LongText::Truncate,
         truncation_side: TruncationSide::Right,
         deadline: deadline(http, state)?,
-        flow: Flow::new(),
     };
     let answers = state.classifier.classify(query).await?;
     record_answers(http, &answers);

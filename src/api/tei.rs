@@ -15,7 +15,7 @@ use super::error::{ApiError, ErrorKind};
 use super::error_docs::{TeiErrors, TeiInfoErrors};
 use super::scores::{LabelScore, ranked};
 use super::{ApiState, known_model, methods, request, schema};
-use crate::classifier::{Answer, Flow, Query, TextInput};
+use crate::classifier::{Answer, Query, TextInput};
 use crate::config::cpu_quota;
 use crate::model::{Activation, LongText, TruncationSide};
 use crate::residency::Wanted;
@@ -119,12 +119,12 @@ pub(super) async fn predict(http: &HttpRequest, state: &ApiState, body: &Body) -
     };
     let characters = texts.iter().map(characters).sum();
     let query = Query {
+        flow: request::turn(http, state, texts.len())?,
         texts,
         wanted: Wanted::Auto,
         long_text: if asked.truncate == Some(false) { LongText::Refuse } else { LongText::Truncate },
         truncation_side: asked.truncation_direction,
         deadline: request::deadline(http, state)?,
-        flow: Flow::new(),
     };
     let answers = state.classifier.classify(query).await?;
     record_answers(http, &answers);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cache::LogitsCache;
-pub use crate::inference::fairness::Flow;
+pub use crate::inference::fairness::{ClientId, Flow};
 use crate::inference::queue::InferenceError;
 use crate::logging::TEXTS_TARGET;
 use crate::metrics::Metrics;

@@ -42,6 +42,14 @@ pub struct GuardArgs {
     #[arg(long, env = "RATE_LIMIT_BURST", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_burst: Option<u32>,
 
+    /// Most texts a second of one client, counted in the same way, 1 to 1000000 [default: no limit]
+    #[arg(long, env = "RATE_LIMIT_TEXTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate_limit_texts: Option<u32>,
+
+    /// Texts that may come at once within that rate, 1 to 1000000; a request of more is refused [default: the larger of RATE_LIMIT_TEXTS and MAX_TEXTS]
+    #[arg(long, env = "RATE_LIMIT_TEXTS_BURST", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate_limit_texts_burst: Option<u32>,
+
     /// Addresses or networks of proxies whose X-Forwarded-For is believed, comma separated, such as 10.0.0.0/8 [default: none]
     #[arg(long, env = "TRUSTED_PROXIES", value_name = "NETWORKS", default_value = "", hide_default_value = true)]
     pub trusted_proxies: TrustedProxies,
@@ -58,11 +66,12 @@ pub struct GuardArgs {
 }
 
 impl GuardArgs {
-    /// Reads the key file and puts the settings into the guard's terms.
+    /// Reads the key file and puts the settings into the guard's terms; `max_texts` is the most that one
+    /// request may hold.
     ///
     /// # Errors
     /// Names the setting that cannot be read or contradicts another.
-    pub fn guard(&self) -> Result<Guard, ConfigError> {
+    pub fn guard(&self, max_texts: u32) -> Result<Guard, ConfigError> {
         let mut keys = Keys::from_list(self.api_key.as_deref().unwrap_or_default());
         if let Some(file) = self.api_key_file.as_ref().filter(|file| !file.as_os_str().is_empty()) {
             let error = |what| ConfigError { setting: "API_KEY_FILE", what };
@@ -75,15 +84,24 @@ impl GuardArgs {
             }
             keys.extend(of_file);
         }
-        if self.rate_limit_burst.is_some() && self.rate_limit_rps.is_none() {
-            let what = "it has no effect without RATE_LIMIT_RPS; set both or none".to_owned();
-            return Err(ConfigError { setting: "RATE_LIMIT_BURST", what });
+        for (setting, burst, rate, of_rate) in [
+            ("RATE_LIMIT_BURST", self.rate_limit_burst, self.rate_limit_rps, "RATE_LIMIT_RPS"),
+            ("RATE_LIMIT_TEXTS_BURST", self.rate_limit_texts_burst, self.rate_limit_texts, "RATE_LIMIT_TEXTS"),
+        ] {
+            if burst.is_some() && rate.is_none() {
+                let what = format!("it has no effect without {of_rate}; set both or none");
+                return Err(ConfigError { setting, what });
+            }
         }
         Ok(Guard {
             keys,
             admin: Keys::from_list(self.admin_key.as_deref().unwrap_or_default()),
             open: self.open_paths,
             rate: self.rate_limit_rps.map(|rps| RateLimit::new(rps, self.rate_limit_burst.unwrap_or(rps))),
+            // Without a burst of its own the rate alone refuses no request that MAX_TEXTS lets through.
+            text_rate: self
+                .rate_limit_texts
+                .map(|texts| RateLimit::new(texts, self.rate_limit_texts_burst.unwrap_or(texts.max(max_texts)))),
             proxies: self.trusted_proxies.clone(),
         })
     }

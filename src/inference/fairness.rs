@@ -15,7 +15,9 @@
 //! queueing algorithms", 1996). Here it is never past the time at which a waiting text is due either.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map::{Entry, RandomState};
+use std::hash::{BuildHasher, Hash};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Tokens that a longer text counts as.
@@ -26,21 +28,39 @@ const STEPS_PER_TOKEN: u64 = 1 << 16;
 
 static NEXT_FLOW: AtomicU64 = AtomicU64::new(0);
 
-/// Texts that share one turn: those of a request, or of a stream of lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Flow(u64);
+/// Keyed at random, so that nobody can send what shares a client's number.
+static CLIENT_HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-impl Flow {
-    /// A flow of its own.
+/// Whoever is entitled to one share. What makes a client is for the caller to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(u64);
+
+impl ClientId {
+    /// The client that is known by `name`.
     #[must_use]
-    pub fn new() -> Self {
-        Self(NEXT_FLOW.fetch_add(1, Ordering::Relaxed))
+    pub fn of(name: &impl Hash) -> Self {
+        Self(CLIENT_HASHER.hash_one(name))
     }
 }
 
-impl Default for Flow {
-    fn default() -> Self {
-        Self::new()
+/// Texts of one client that share one turn: those of a request, or of a stream of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flow {
+    client: ClientId,
+    number: u64,
+}
+
+impl Flow {
+    /// A new flow of this client.
+    #[must_use]
+    pub fn of(client: ClientId) -> Self {
+        Self { client, number: NEXT_FLOW.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Whose texts they are.
+    #[must_use]
+    pub fn client(self) -> ClientId {
+        self.client
     }
 }
 
@@ -155,6 +175,10 @@ mod tests {
 
     use super::*;
 
+    fn flow() -> Flow {
+        Flow::of(ClientId::of(&"the only client"))
+    }
+
     /// Texts that are served one by one.
     #[derive(Default)]
     struct Line {
@@ -192,17 +216,17 @@ mod tests {
     fn a_short_text_does_not_wait_for_many_long_ones() {
         let mut line = Line::default();
         for _ in 0..50 {
-            line.enter(Flow::new(), 400);
+            line.enter(flow(), 400);
         }
         line.serve();
-        let short = line.enter(Flow::new(), 20);
+        let short = line.enter(flow(), 20);
         assert_eq!(line.costs_until(short), []);
     }
 
     #[test]
     fn texts_of_one_flow_keep_their_order_and_flows_alternate() {
         let mut line = Line::default();
-        let (one, other) = (Flow::new(), Flow::new());
+        let (one, other) = (flow(), flow());
         for flow in [one, one, one, other, other, other] {
             line.enter(flow, 10);
         }
@@ -213,17 +237,17 @@ mod tests {
     #[test]
     fn a_flow_that_went_away_leaves_the_clock_to_the_others() {
         let mut line = Line::default();
-        let gone = Flow::new();
+        let gone = flow();
         for _ in 0..500 {
             line.turns.enter(gone, 100);
         }
         for _ in 0..500 {
             line.turns.leave(gone, 100);
         }
-        let long = line.enter(Flow::new(), 100);
+        let long = line.enter(flow(), 100);
         let mut shorts = 0;
         loop {
-            line.enter(Flow::new(), 10);
+            line.enter(flow(), 10);
             let (turn, ..) = line.serve().unwrap();
             if turn == long {
                 break;
@@ -241,7 +265,7 @@ mod tests {
             served in 0_usize..60,
             tokens in 1_usize..513,
         ) {
-            let flows: Vec<Flow> = (0..12).map(|_| Flow::new()).collect();
+            let flows: Vec<Flow> = (0..12).map(|_| flow()).collect();
             let mut line = Line::default();
             for (flow, tokens) in before {
                 line.enter(flows[flow], tokens);
@@ -249,7 +273,7 @@ mod tests {
             for _ in 0..served {
                 line.serve();
             }
-            let text = line.enter(Flow::new(), tokens);
+            let text = line.enter(flow(), tokens);
             let mut of_flow: HashMap<Flow, usize> = HashMap::new();
             for (flow, cost) in line.costs_until(text) {
                 *of_flow.entry(flow).or_default() += cost;
@@ -261,11 +285,11 @@ mod tests {
         #[test]
         fn a_long_text_is_served_though_short_ones_keep_coming(others in 1_usize..40, tokens in 1_usize..40) {
             let mut line = Line::default();
-            let long = line.enter(Flow::new(), 512);
+            let long = line.enter(flow(), 512);
             let mut served = 0;
             loop {
                 while line.waiting.len() <= others {
-                    line.enter(Flow::new(), tokens);
+                    line.enter(flow(), tokens);
                 }
                 let (turn, _, cost) = line.serve().unwrap();
                 if turn == long {

@@ -184,6 +184,8 @@ fn a_setting_that_cannot_be_used_stops_the_start() {
         ("OPEN_PATHS", "everything", "health, metrics, pages"),
         ("RATE_LIMIT_RPS", "0", "1..=1000000"),
         ("RATE_LIMIT_BURST", "5", "RATE_LIMIT_RPS"),
+        ("RATE_LIMIT_TEXTS", "0", "1..=1000000"),
+        ("RATE_LIMIT_TEXTS_BURST", "5", "RATE_LIMIT_TEXTS"),
         ("API_KEY_FILE", "/nowhere", "API_KEY_FILE"),
         ("DRAIN_SECONDS", "30", "SHUTDOWN_TIMEOUT"),
     ] {

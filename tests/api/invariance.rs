@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use emotion_server::cache::LogitsCache;
-use emotion_server::classifier::{Classifier, Flow, Query, TextInput};
+use emotion_server::classifier::{Classifier, ClientId, Flow, Query, TextInput};
 use emotion_server::config::ModelArgs;
 use emotion_server::metrics::Metrics;
 use emotion_server::model::{LongText, Precision, Role, TruncationSide};
@@ -87,7 +87,7 @@ async fn bits(classifier: &Classifier, wanted: Wanted, texts: &[String]) -> Vec<
         long_text: LongText::Truncate,
         truncation_side: TruncationSide::Right,
         deadline: Instant::now() + Duration::from_secs(120),
-        flow: Flow::new(),
+        flow: Flow::of(ClientId::of(&())),
     };
     let answers = classifier.classify(query).await.unwrap();
     answers.iter().map(|answer| answer.windows[0].0.iter().map(|logit| logit.to_bits()).collect()).collect()

@@ -29,6 +29,7 @@ mod pressure;
 mod python_compat;
 mod root;
 mod shared;
+mod shares;
 mod tei;
 mod texts;
 mod threads;

@@ -1,4 +1,4 @@
-//! How often one client may ask.
+//! How often one client may ask, and how many texts it may send.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -40,36 +40,60 @@ impl Client {
     }
 }
 
-/// An allowance of requests for each client.
+/// Why a client may not send what it sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// Not yet: there will be room after this time.
+    ForNow {
+        /// The time.
+        wait: Duration,
+    },
+    /// Never: it is more than may come at once.
+    ForEver,
+}
+
+/// An allowance for each client, of requests or of texts.
 pub struct RateLimit {
     limiter: RateLimiter<Client, HashMapStateStore<Client>, MonotonicClock>,
     swept: Mutex<Instant>,
     per_second: u32,
+    burst: u32,
 }
 
 impl RateLimit {
-    /// `per_second` requests, of which `burst` may come at once; at least one each.
+    /// `per_second` of them, of which `burst` may come at once; at least one each.
     #[must_use]
     pub fn new(per_second: u32, burst: u32) -> Self {
         let at_least_one = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst));
         let limiter = RateLimiter::new(quota, HashMapStateStore::default(), MonotonicClock);
-        Self { limiter, swept: Mutex::new(Instant::now()), per_second }
+        Self { limiter, swept: Mutex::new(Instant::now()), per_second, burst }
     }
 
-    /// Requests a second.
+    /// How many a client may send in a second.
     #[must_use]
     pub fn per_second(&self) -> u32 {
         self.per_second
     }
 
-    /// Counts one request.
+    /// How many it may send at once.
+    #[must_use]
+    pub fn burst(&self) -> u32 {
+        self.burst
+    }
+
+    /// Counts `count` of them together; none of them where that is too many.
     ///
     /// # Errors
-    /// The time after which the next one is let through, when this one is too many.
-    pub fn count(&self, client: Client) -> Result<(), Duration> {
+    /// [`Excess`], when they are too many.
+    pub fn count(&self, client: Client, count: usize) -> Result<(), Excess> {
+        let Some(count) = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX)) else { return Ok(()) };
         let client = if self.limiter.len() < MAX_CLIENTS { client } else { self.make_room(client) };
-        self.limiter.check_key(&client).map_err(|until| until.wait_time_from(MonotonicClock.now()))
+        match self.limiter.check_key_n(&client, count) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(until)) => Err(Excess::ForNow { wait: until.wait_time_from(MonotonicClock.now()) }),
+            Err(_more_than_the_burst) => Err(Excess::ForEver),
+        }
     }
 
     fn make_room(&self, client: Client) -> Client {
@@ -96,10 +120,22 @@ mod tests {
     fn the_burst_passes_and_the_next_has_to_wait_for_its_share_of_a_second() {
         let limit = RateLimit::new(2, 3);
         let client = Client::at([192, 0, 2, 1].into());
-        assert!((0..3).all(|_| limit.count(client).is_ok()));
-        let wait = limit.count(client).unwrap_err();
+        assert!((0..3).all(|_| limit.count(client, 1).is_ok()));
+        let Err(Excess::ForNow { wait }) = limit.count(client, 1) else { panic!("a fourth one passed") };
         assert!(wait > Duration::ZERO && wait <= Duration::from_millis(500), "{wait:?}");
-        assert!(limit.count(Client::Key(0)).is_ok());
+        assert!(limit.count(Client::Key(0), 1).is_ok());
+    }
+
+    #[test]
+    fn many_pass_together_or_not_at_all() {
+        let limit = RateLimit::new(10, 10);
+        let client = Client::at([192, 0, 2, 1].into());
+        assert_eq!(limit.count(client, 11), Err(Excess::ForEver));
+        assert_eq!(limit.count(client, 0), Ok(()));
+        assert_eq!(limit.count(client, 9), Ok(()));
+        let Err(Excess::ForNow { wait }) = limit.count(client, 5) else { panic!("14 passed together") };
+        assert!(wait > Duration::from_millis(300) && wait <= Duration::from_millis(400), "{wait:?}");
+        assert_eq!(limit.count(client, 1), Ok(()), "what is refused is not counted");
     }
 
     #[test]
@@ -115,11 +151,11 @@ mod tests {
         let limit = RateLimit::new(1, 1);
         for client in 0..MAX_CLIENTS {
             let address = u32::try_from(client).unwrap().to_be_bytes();
-            assert!(limit.count(Client::at(address.into())).is_ok());
+            assert!(limit.count(Client::at(address.into()), 1).is_ok());
         }
-        assert!(limit.count(Client::at([255, 0, 0, 1].into())).is_ok());
-        assert!(limit.count(Client::at([255, 0, 0, 2].into())).is_err());
-        assert!(limit.count(Client::Key(1)).is_ok());
+        assert!(limit.count(Client::at([255, 0, 0, 1].into()), 1).is_ok());
+        assert!(limit.count(Client::at([255, 0, 0, 2].into()), 1).is_err());
+        assert!(limit.count(Client::Key(1), 1).is_ok());
         assert!(limit.limiter.len() <= MAX_CLIENTS + 2);
     }
 }

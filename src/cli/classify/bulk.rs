@@ -17,7 +17,7 @@ use super::rows::{Content, Group, Row};
 use crate::analysis::Settings;
 use crate::api::native::AnalyzeReply;
 use crate::app::stop::StopSignal;
-use crate::classifier::{Answer, Classifier, ClassifyError, Flow, Query, TextInput};
+use crate::classifier::{Answer, Classifier, ClassifyError, ClientId, Flow, Query, TextInput};
 use crate::cli::Failure;
 use crate::model::{LongText, TruncationSide};
 use crate::residency::Wanted;
@@ -184,7 +184,7 @@ impl Bulk {
                 long_text: self.question.long_text,
                 truncation_side: TruncationSide::Right,
                 deadline,
-                flow: Flow::new(),
+                flow: Flow::of(ClientId::of(&())),
             };
             match self.classifier.classify(query).await {
                 Ok(some) => {

@@ -1,7 +1,7 @@
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::inference::fairness::Flow;
+use crate::inference::fairness::{ClientId, Flow};
 
 type Reply = oneshot::Receiver<Result<Inferred, InferenceError>>;
 
@@ -28,7 +28,7 @@ fn job(patience: Duration) -> (Job, Reply) {
     let (reply, receiver) = oneshot::channel();
     let encoding = Arc::new(Encoding { input_ids: [7; 10].into(), type_ids: Box::default() });
     let now = Instant::now();
-    (Job { flow: Flow::new(), encoding, deadline: now + patience, queued_at: now, reply }, receiver)
+    (Job { flow: Flow::of(ClientId::of(&())), encoding, deadline: now + patience, queued_at: now, reply }, receiver)
 }
 
 const LONG: Duration = Duration::from_secs(3600);

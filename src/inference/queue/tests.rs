@@ -1,7 +1,7 @@
 use std::sync::Barrier;
 use std::thread;
 
-use super::super::fairness::MOST_COST_TOKENS;
+use super::super::fairness::{ClientId, MOST_COST_TOKENS};
 use super::*;
 
 type Receiver = oneshot::Receiver<Result<Inferred, InferenceError>>;
@@ -14,7 +14,7 @@ fn job(flow: Flow, tokens: usize) -> (Job, Receiver) {
 }
 
 fn jobs(lengths: &[usize]) -> (VecDeque<Job>, Vec<Receiver>) {
-    let flow = Flow::new();
+    let flow = Flow::of(ClientId::of(&()));
     lengths.iter().map(|tokens| job(flow, *tokens)).unzip()
 }
 
@@ -133,7 +133,7 @@ fn work_whose_client_has_gone_is_dropped() {
 #[test]
 fn work_whose_deadline_passed_is_answered_without_a_run() {
     let queue = queue();
-    let (mut late, mut receiver) = job(Flow::new(), 10);
+    let (mut late, mut receiver) = job(Flow::of(ClientId::of(&())), 10);
     late.deadline = Instant::now();
     assert_eq!(queue.push(&mut VecDeque::from([late]), 100.0), Ok(1));
     let _kept = push(&queue, &[11]);

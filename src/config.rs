@@ -16,6 +16,7 @@ use crate::inference::queue::QueueLimits;
 use crate::model::Precision;
 pub use guard::GuardArgs;
 
+pub use crate::host::cpu_quota;
 use crate::residency::ResidencySettings;
 use crate::residency::limits::Limits;
 
@@ -289,12 +290,6 @@ impl ServeArgs {
             }),
         }
     }
-}
-
-/// Cores that this process may use: those of the machine, or of its container's quota, at least one.
-#[must_use]
-pub fn cpu_quota() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Names of the folders in `directory` that hold a model.

@@ -10,6 +10,7 @@ pub mod cache;
 pub mod classifier;
 pub mod cli;
 pub mod config;
+pub mod host;
 pub mod inference;
 pub mod logging;
 pub mod metrics;

@@ -20,7 +20,7 @@ use super::error::{ApiError, ErrorKind};
 use super::error_docs::GuardErrors;
 use crate::metrics::{PREFIX, RoleLabel};
 use crate::model::Role;
-use crate::residency::limits::unreclaimable_limit_bytes;
+use crate::residency::limits;
 use crate::residency::{MODEL_STATES, RoleStatus};
 
 const OPEN_METRICS: &str = "application/openmetrics-text";
@@ -31,6 +31,11 @@ const PROMETHEUS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 struct StateLabels {
     role: Role,
     state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabel {
+    from: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -107,19 +112,29 @@ fn now(state: &ApiState) -> Registry {
 
 fn add_memory(registry: &mut Registry, residency: &crate::residency::Residency) {
     let (reading, level) = residency.last();
-    let limits = residency.settings().limits;
+    let bounds = residency.settings().limits;
+    let nearest = limits::nearest(&reading);
+    let unreclaimable = nearest.map_or(reading.unreclaimable_bytes, |nearest| nearest.unreclaimable_bytes);
     let figures = [
         ("memory_resident", "Proportional set size of the process", Some(reading.resident_bytes)),
         ("memory_anonymous", "Memory of the process with no file behind it", Some(reading.anonymous_bytes)),
         ("memory_file", "Resident pages of mapped files", Some(reading.file_bytes)),
-        ("memory_unreclaimable", "Memory that the kernel cannot take back", Some(reading.unreclaimable_bytes)),
-        ("memory_resident_limit", "MODEL_MEMORY_LIMIT, the bound of resident memory", limits.resident_bytes),
-        ("memory_unreclaimable_limit", "The bound of unreclaimable memory", unreclaimable_limit_bytes(&reading)),
-        ("memory_container_limit", "Memory limit of the container", reading.container_limit_bytes),
+        ("memory_unreclaimable", "Memory that the kernel cannot take back", Some(unreclaimable)),
+        ("memory_resident_limit", "MODEL_MEMORY_LIMIT, the bound of resident memory", bounds.resident_bytes),
+        (
+            "memory_unreclaimable_limit",
+            "The bound of unreclaimable memory",
+            nearest.map(|nearest| nearest.unreclaimable_limit_bytes),
+        ),
+        (
+            "memory_container_limit",
+            "The nearest limit on memory, of the container or of the machine",
+            nearest.map(|nearest| nearest.limit.limit_bytes),
+        ),
         (
             "memory_container_usage",
             "What counts towards that limit, page cache included",
-            reading.container_usage_bytes,
+            nearest.map(|nearest| nearest.limit.usage_bytes),
         ),
     ];
     for (name, help, value) in figures {
@@ -129,14 +144,27 @@ fn add_memory(registry: &mut Registry, residency: &crate::residency::Residency) 
     }
     registry.register(
         "memory_used_ratio",
-        "Share of the nearer bound that is held; 1 evicts the heavy model",
-        ConstGauge::new(limits.used_share(&reading)),
+        "Share of the nearest bound that is held; 1 evicts the heavy model",
+        ConstGauge::new(bounds.used_share(&reading)),
     );
     registry.register(
         "memory_level",
         "How near memory is to its bounds: 0 normal, 1 pressure, 2 evict",
         ConstGauge::new(level as i64),
     );
+    if let Some(nearest) = nearest {
+        let from = Family::<LimitLabel, Gauge>::default();
+        from.get_or_create(&LimitLabel { from: nearest.limit.from.as_str() }).set(1);
+        registry.register("memory_limit_info", "What the nearest limit is one of", from);
+    }
+    if let Some(read_at) = reading.read_at {
+        registry.register_with_unit(
+            "memory_reading_age",
+            "Time since all figures of memory were read; grows where some of them cannot be read",
+            Unit::Seconds,
+            ConstGauge::new(read_at.elapsed().as_secs_f64()),
+        );
+    }
     registry.register(
         "memory_major_faults",
         "Page faults that had to read from disk",

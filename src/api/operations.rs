@@ -14,7 +14,7 @@ use super::error_docs::{AdminErrors, GuardErrors};
 use super::guard::require_admin;
 use super::{exposition, methods, request};
 use crate::model::Role;
-use crate::residency::limits::unreclaimable_limit_bytes;
+use crate::residency::limits;
 use crate::residency::{Residency, RoleStatus};
 
 pub(super) fn configure(config: &mut web::ServiceConfig) {
@@ -120,29 +120,39 @@ pub(super) struct MemoryStatus {
     unreclaimable_limit_bytes: Option<u64>,
     container_limit_bytes: Option<u64>,
     container_usage_bytes: Option<u64>,
+    /// What the nearest limit is one of: `cgroup`, `memory.high` of one, or `machine`.
+    limit_from: Option<&'static str>,
     container_kills: Option<u64>,
     major_faults: u64,
     used_share: f64,
     level: &'static str,
+    /// Time since all of it was read.
+    age_seconds: Option<f64>,
+    /// Whether some of it could not be read since, and is that old.
+    stale: bool,
 }
 
 impl MemoryStatus {
     fn new(residency: &Residency) -> Self {
         let (reading, level) = residency.last();
-        let limits = residency.settings().limits;
+        let bounds = residency.settings().limits;
+        let nearest = limits::nearest(&reading);
         Self {
             resident_bytes: reading.resident_bytes,
             anonymous_bytes: reading.anonymous_bytes,
             file_bytes: reading.file_bytes,
-            unreclaimable_bytes: reading.unreclaimable_bytes,
-            limit_bytes: limits.resident_bytes,
-            unreclaimable_limit_bytes: unreclaimable_limit_bytes(&reading),
-            container_limit_bytes: reading.container_limit_bytes,
-            container_usage_bytes: reading.container_usage_bytes,
+            unreclaimable_bytes: nearest.map_or(reading.unreclaimable_bytes, |nearest| nearest.unreclaimable_bytes),
+            limit_bytes: bounds.resident_bytes,
+            unreclaimable_limit_bytes: nearest.map(|nearest| nearest.unreclaimable_limit_bytes),
+            container_limit_bytes: nearest.map(|nearest| nearest.limit.limit_bytes),
+            container_usage_bytes: nearest.map(|nearest| nearest.limit.usage_bytes),
+            limit_from: nearest.map(|nearest| nearest.limit.from.as_str()),
             container_kills: reading.container_kills,
             major_faults: reading.major_faults,
-            used_share: (limits.used_share(&reading) * 1000.0).round() / 1000.0,
+            used_share: (bounds.used_share(&reading) * 1000.0).round() / 1000.0,
             level: level.as_str(),
+            age_seconds: reading.read_at.map(|at| at.elapsed().as_secs_f64()),
+            stale: reading.is_stale,
         }
     }
 }

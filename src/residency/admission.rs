@@ -21,7 +21,9 @@ impl Residency {
         let (mut reading, _) = self.read_memory();
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         reading.resident_bytes += pending.unreclaimable_bytes + pending.mapped_bytes;
-        reading.unreclaimable_bytes += pending.unreclaimable_bytes;
+        for limit in &mut reading.limits {
+            limit.unreclaimable_bytes += pending.unreclaimable_bytes;
+        }
         let limits = &self.settings.limits;
         // The light model is what is left when nothing else fits: slow is better than none.
         let left = limits.left_beside_pages(&reading, need, sessions);

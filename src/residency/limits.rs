@@ -1,11 +1,11 @@
-//! The two bounds on memory and how near a reading is to them. Pure.
+//! The bounds on memory and how near a reading is to them. Pure.
 
 use serde::Serialize;
 
-use super::memory::Reading;
+use super::memory::{LimitFrom, MemoryLimit, Reading};
 use crate::model::bundle::LoadedBytes;
 
-/// Part of the container's limit that unreclaimable memory may take: 400 of 512 MB. The rest is for
+/// Part of a container's limit that unreclaimable memory may take: 400 of 512 MB. The rest is for
 /// the pages of mapped weights and for what the kernel needs to move them.
 const CONTAINER_SHARE: f64 = 0.78;
 
@@ -22,6 +22,9 @@ const RETURN_SHARE: f64 = 0.70;
 /// Part of the container's limit up to which one more text of the light model may go: nobody could
 /// take it over, and a moment above the bound is no danger yet.
 const SPARE_SHARE: f64 = 0.90;
+
+/// What counts of a machine's memory where no group has a lower limit.
+const MACHINE_COUNTED_BYTES: u64 = 512 << 20;
 
 /// How near memory is to its bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -68,29 +71,65 @@ pub struct Limits {
 /// One bound with what counts towards it now.
 #[derive(Debug, Clone, Copy)]
 struct Bound {
-    held_bytes: u64,
+    /// Less than nothing where a large machine has plenty.
+    held_bytes: i64,
     limit_bytes: u64,
 }
 
-impl Limits {
-    fn bounds(&self, reading: &Reading) -> [Option<Bound>; 2] {
-        let resident = self.resident_bytes.map(|limit_bytes| Bound { held_bytes: reading.resident_bytes, limit_bytes });
-        let container = unreclaimable_limit_bytes(reading)
-            .map(|limit_bytes| Bound { held_bytes: reading.unreclaimable_bytes, limit_bytes });
-        [resident, container]
+impl Bound {
+    fn share(&self) -> f64 {
+        self.held_bytes as f64 / self.limit_bytes.max(1) as f64
     }
 
-    /// The greater of both shares of their bounds; 0 without bounds.
+    fn free_bytes(&self) -> u64 {
+        u64::try_from(signed(self.limit_bytes).saturating_sub(self.held_bytes)).unwrap_or(0)
+    }
+
+    fn has_room_for(&self, added_bytes: u64, share: f64) -> bool {
+        self.held_bytes.saturating_add(signed(added_bytes)) as f64 <= self.limit_bytes as f64 * share
+    }
+}
+
+/// What of a limit counts. Of a machine that is its last 512 MB: what others hold of the rest is no
+/// danger to anybody, and how much of the last part is left decides as it does in a small container.
+fn counted_bytes(limit: &MemoryLimit) -> u64 {
+    match limit.from {
+        LimitFrom::Cgroup | LimitFrom::MemoryHigh => limit.limit_bytes,
+        LimitFrom::Machine => limit.limit_bytes.min(MACHINE_COUNTED_BYTES),
+    }
+}
+
+/// The bound on unreclaimable memory that follows from a limit.
+fn bound(limit: &MemoryLimit) -> Bound {
+    let counted_bytes = counted_bytes(limit);
+    let uncounted_bytes = limit.limit_bytes - counted_bytes;
+    Bound {
+        held_bytes: signed(limit.unreclaimable_bytes) - signed(uncounted_bytes),
+        limit_bytes: (counted_bytes as f64 * CONTAINER_SHARE) as u64,
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+impl Limits {
+    fn resident(&self, reading: &Reading) -> Option<Bound> {
+        let held_bytes = signed(reading.resident_bytes);
+        self.resident_bytes.map(|limit_bytes| Bound { held_bytes, limit_bytes })
+    }
+
+    fn bounds(&self, reading: &Reading) -> impl Iterator<Item = Bound> {
+        self.resident(reading).into_iter().chain(reading.limits.iter().map(bound))
+    }
+
+    /// The greatest of the shares of the bounds; 0 without bounds.
     #[must_use]
     pub fn used_share(&self, reading: &Reading) -> f64 {
-        self.bounds(reading)
-            .into_iter()
-            .flatten()
-            .map(|bound| bound.held_bytes as f64 / bound.limit_bytes.max(1) as f64)
-            .fold(0.0, f64::max)
+        self.bounds(reading).map(|bound| bound.share()).fold(0.0, f64::max)
     }
 
-    /// The level of the bound that is nearer.
+    /// The level of the bound that is nearest.
     #[must_use]
     pub fn level(&self, reading: &Reading) -> Level {
         match self.used_share(reading) {
@@ -110,48 +149,68 @@ impl Limits {
     #[must_use]
     pub fn fits(&self, reading: &Reading, need: &LoadedBytes, sessions: usize, room: Room) -> bool {
         let unreclaimable = need.unreclaimable_bytes(sessions);
-        let added = [unreclaimable + need.mapped_bytes, unreclaimable];
-        let shares = match room {
-            Room::ForOneOfTwo => [PRESSURE_SHARE, PRESSURE_SHARE],
-            Room::BesideHeavy => [1.0, 1.0],
-            Room::Alone => [1.0, ALONE_SHARE],
+        let (of_resident, of_others) = match room {
+            Room::ForOneOfTwo => (PRESSURE_SHARE, PRESSURE_SHARE),
+            Room::BesideHeavy => (1.0, 1.0),
+            Room::Alone => (1.0, ALONE_SHARE),
         };
-        self.bounds(reading).into_iter().zip(added).zip(shares).all(|((bound, added), share)| {
-            bound.is_none_or(|bound| (bound.held_bytes + added) as f64 <= bound.limit_bytes as f64 * share)
-        })
+        let resident = self.resident(reading);
+        resident.is_none_or(|bound| bound.has_room_for(unreclaimable + need.mapped_bytes, of_resident))
+            && reading.limits.iter().all(|limit| bound(limit).has_room_for(unreclaimable, of_others))
     }
 
-    /// What is left of the container's limit beside what cannot be taken back and all mapped
-    /// weights; `None` where they do not find room. Below that, each run would wait for the disk.
+    /// What is left of the tightest limit beside what cannot be taken back and all mapped weights;
+    /// `None` where they do not find room. Below that, each run would wait for the disk.
     #[must_use]
     pub fn left_beside_pages(&self, reading: &Reading, need: &LoadedBytes, sessions: usize) -> Option<u64> {
-        let all = reading.unreclaimable_bytes + need.unreclaimable_bytes(sessions) + need.mapped_bytes;
-        reading.container_limit_bytes.unwrap_or(u64::MAX).checked_sub(all)
+        let added = need.unreclaimable_bytes(sessions) + need.mapped_bytes;
+        let left = |limit: &MemoryLimit| limit.limit_bytes.checked_sub(limit.unreclaimable_bytes + added);
+        reading.limits.iter().map(left).try_fold(u64::MAX, |least, left| Some(least.min(left?)))
     }
 
     /// Bytes that may still be allocated before a bound is reached; `u64::MAX` without bounds.
     #[must_use]
     pub fn free_bytes(&self, reading: &Reading) -> u64 {
-        self.bounds(reading)
-            .into_iter()
-            .flatten()
-            .map(|bound| bound.limit_bytes.saturating_sub(bound.held_bytes))
-            .min()
-            .unwrap_or(u64::MAX)
+        self.bounds(reading).map(|bound| bound.free_bytes()).min().unwrap_or(u64::MAX)
     }
 }
 
-/// Bytes above the container's bound that one more text may take.
+/// Bytes above the bounds of container and machine that one more text may take.
 #[must_use]
 pub fn spare_bytes(reading: &Reading) -> u64 {
-    let spare = reading.container_limit_bytes.map_or(0.0, |limit| limit as f64 * (SPARE_SHARE - CONTAINER_SHARE));
-    spare as u64
+    let spare = |limit| (counted_bytes(limit) as f64 * (SPARE_SHARE - CONTAINER_SHARE)) as u64;
+    reading.limits.iter().map(spare).min().unwrap_or(0)
 }
 
-/// The bound on unreclaimable memory that follows from the container's limit.
+/// The limit that is nearest, as operators see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nearest {
+    /// The limit itself.
+    pub limit: MemoryLimit,
+    /// Unreclaimable memory of the container; that of this process where the machine is the limit.
+    pub unreclaimable_bytes: u64,
+    /// Where that evicts.
+    pub unreclaimable_limit_bytes: u64,
+}
+
+/// The limit whose share is used most; `None` where none can be read.
 #[must_use]
-pub fn unreclaimable_limit_bytes(reading: &Reading) -> Option<u64> {
-    reading.container_limit_bytes.map(|limit| (limit as f64 * CONTAINER_SHARE) as u64)
+pub fn nearest(reading: &Reading) -> Option<Nearest> {
+    let limit = *reading.limits.iter().max_by(|one, other| bound(one).share().total_cmp(&bound(other).share()))?;
+    let (unreclaimable_bytes, unreclaimable_limit_bytes) = match limit.from {
+        LimitFrom::Cgroup | LimitFrom::MemoryHigh => (limit.unreclaimable_bytes, bound(&limit).limit_bytes),
+        LimitFrom::Machine => {
+            (reading.unreclaimable_bytes, reading.unreclaimable_bytes.saturating_add(bound(&limit).free_bytes()))
+        }
+    };
+    Some(Nearest { limit, unreclaimable_bytes, unreclaimable_limit_bytes })
+}
+
+/// Unreclaimable bytes that are free under the bounds of container and machine; `u64::MAX` where
+/// there are none.
+#[must_use]
+pub fn unreclaimable_free_bytes(reading: &Reading) -> u64 {
+    reading.limits.iter().map(|limit| bound(limit).free_bytes()).min().unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -164,9 +223,20 @@ mod tests {
         Reading {
             resident_bytes: resident_mb * MB,
             unreclaimable_bytes: unreclaimable_mb * MB,
-            container_limit_bytes: container_mb.map(|mb| mb * MB),
+            limits: container_mb.map(|mb| limit(LimitFrom::Cgroup, mb, unreclaimable_mb)).into_iter().collect(),
             ..Reading::default()
         }
+    }
+
+    fn limit(from: LimitFrom, limit_mb: u64, unreclaimable_mb: u64) -> MemoryLimit {
+        let [limit_bytes, unreclaimable_bytes] = [limit_mb * MB, unreclaimable_mb * MB];
+        MemoryLimit { from, limit_bytes, unreclaimable_bytes, usage_bytes: unreclaimable_bytes }
+    }
+
+    /// A process of 50 MB, and these limits with what is held under each, in MB.
+    fn under(limits: &[(LimitFrom, u64, u64)]) -> Reading {
+        let limits = limits.iter().map(|(from, limit_mb, held_mb)| limit(*from, *limit_mb, *held_mb)).collect();
+        Reading { unreclaimable_bytes: 50 * MB, limits, ..Reading::default() }
     }
 
     #[test]
@@ -230,5 +300,45 @@ mod tests {
         assert_eq!(limits.free_bytes(&held), 28 * MB);
         assert!(limits.allows_return(&held));
         assert!(!limits.allows_return(&reading(71, 0, Some(100))));
+    }
+
+    #[test]
+    fn with_several_limits_the_one_that_is_nearest_counts_and_not_the_lowest() {
+        let (own, pod) = ((LimitFrom::Cgroup, 128, 60), (LimitFrom::Cgroup, 256, 200));
+        let both = under(&[own, pod]);
+        assert_eq!(Limits::default().level(&both), Level::Evict);
+        assert_eq!(Limits::default().level(&under(&[own])), Level::Normal);
+        assert_eq!(nearest(&both).unwrap().limit.limit_bytes, 256 * MB);
+        assert_eq!(nearest(&both).unwrap().unreclaimable_bytes, 200 * MB);
+        // The room of each is left, whichever is nearer by its share.
+        let roomy = (LimitFrom::Cgroup, 1024, 700);
+        assert_eq!(Limits::default().free_bytes(&under(&[own, roomy])), (128.0 * 0.78 * MB as f64) as u64 - 60 * MB);
+        let need = LoadedBytes { first_session_bytes: 30 * MB, next_session_bytes: 0, mapped_bytes: 0 };
+        assert!(Limits::default().fits(&under(&[roomy]), &need, 1, Room::BesideHeavy));
+        assert!(Limits::default().fits(&under(&[own]), &need, 1, Room::BesideHeavy));
+        let need = LoadedBytes { first_session_bytes: 50 * MB, ..need };
+        assert!(!Limits::default().fits(&under(&[own, roomy]), &need, 1, Room::BesideHeavy));
+    }
+
+    #[test]
+    fn a_machine_of_512_mb_evicts_where_a_container_of_512_mb_does() {
+        for (held_mb, level) in [(338, Level::Normal), (340, Level::Pressure), (400, Level::Evict)] {
+            assert_eq!(Limits::default().level(&under(&[(LimitFrom::Machine, 512, held_mb)])), level, "{held_mb}");
+        }
+        let nearest = nearest(&under(&[(LimitFrom::Machine, 512, 200)])).unwrap();
+        assert_eq!((nearest.unreclaimable_bytes / MB, nearest.unreclaimable_limit_bytes / MB), (50, 249));
+    }
+
+    #[test]
+    fn what_others_hold_of_a_large_machine_matters_only_when_it_runs_out() {
+        let held = |mb| under(&[(LimitFrom::Machine, 24_000, mb)]);
+        for (held_mb, level) in [(100, Level::Normal), (23_800, Level::Normal), (23_890, Level::Evict)] {
+            assert_eq!(Limits::default().level(&held(held_mb)), level, "{held_mb}");
+        }
+        assert_eq!(Limits::default().free_bytes(&held(2000)) / MB, 21_887);
+        let need = LoadedBytes { first_session_bytes: 3000 * MB, next_session_bytes: 0, mapped_bytes: 3000 * MB };
+        assert!(Limits::default().fits(&held(2000), &need, 1, Room::ForOneOfTwo));
+        assert!(!Limits::default().fits(&held(21_000), &need, 1, Room::ForOneOfTwo));
+        assert!(Limits::default().left_beside_pages(&held(19_000), &need, 1).is_none());
     }
 }

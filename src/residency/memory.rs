@@ -1,20 +1,18 @@
-//! What the process and its container hold, as the kernel and `sysinfo` tell it.
+//! One reading of memory: of the process, of the groups around it and of the machine.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::io;
+use std::path::Path;
+use std::time::Instant;
 
-use serde::Serialize;
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use sysinfo::{MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
-/// How long the proportional size of mapped files is kept while their resident pages stay.
-const ROLLUP_AGE: Duration = Duration::from_secs(5);
-
-/// By how much the resident pages of mapped files may move before it is read anew.
-const ROLLUP_DRIFT_BYTES: u64 = 1 << 20;
+use super::container::Container;
+use super::fields::kib_field;
+use super::process::ProcessFiles;
+use crate::host::HeldFile;
 
 /// One reading. All figures in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
     /// Proportional set size: a page that several mappings share counts once. The resident set
     /// where the kernel does not tell it.
@@ -23,39 +21,79 @@ pub struct Reading {
     pub anonymous_bytes: u64,
     /// Resident pages of mapped files, which the kernel can take back.
     pub file_bytes: u64,
-    /// Anonymous, shared and kernel memory of the process or of its whole container, whichever is
-    /// more: what the kernel cannot take back.
+    /// Anonymous, shared and kernel memory of the process: what the kernel cannot take back.
     pub unreclaimable_bytes: u64,
-    /// The tightest memory limit among the container and those around it.
-    pub container_limit_bytes: Option<u64>,
-    /// What counts towards that limit now, page cache included.
-    pub container_usage_bytes: Option<u64>,
+    /// Every limit that this process can run into: of its group, of each group around it, and the
+    /// machine's memory.
+    pub limits: Vec<MemoryLimit>,
     /// Page faults of the process that had to read from disk, since its start.
     pub major_faults: u64,
     /// Bytes that the process has had read from disk since its start, reading ahead included.
     pub disk_read_bytes: u64,
     /// Times that the kernel has killed in this container.
     pub container_kills: Option<u64>,
+    /// Whether the kernel ends all processes of the container when it ends one for want of memory.
+    pub is_killed_as_one: bool,
+    /// When all of it was read last.
+    pub read_at: Option<Instant>,
+    /// Whether the last try failed to read some of it; what could not be read is older then.
+    pub is_stale: bool,
 }
 
-/// Takes readings of the running process.
+impl Reading {
+    /// The lowest of all limits on memory: of the container, or of the machine. `None` only where
+    /// neither can be read.
+    #[must_use]
+    pub fn memory_limit_bytes(&self) -> Option<u64> {
+        self.limits.iter().map(|limit| limit.limit_bytes).min()
+    }
+}
+
+/// A limit on memory, and what counts towards it now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// What limits.
+    pub from: LimitFrom,
+    /// The limit.
+    pub limit_bytes: u64,
+    /// Memory under it that the kernel cannot take back, of all processes.
+    pub unreclaimable_bytes: u64,
+    /// Memory under it with the page cache.
+    pub usage_bytes: u64,
+}
+
+/// What a limit on memory is a limit of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitFrom {
+    /// A group of processes, above which the kernel kills.
+    Cgroup,
+    /// `memory.high` of a group, above which the kernel slows its processes down.
+    MemoryHigh,
+    /// The machine's memory, where no group has a lower limit.
+    Machine,
+}
+
+impl LimitFrom {
+    /// Its name on the wire and in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cgroup => "cgroup",
+            Self::MemoryHigh => "memory.high",
+            Self::Machine => "machine",
+        }
+    }
+}
+
+/// Takes readings of the running process. All files that are acted on are held open, so that readings
+/// go on where the process may open no more.
 pub struct Meter {
     system: Option<System>,
     pid: Pid,
-    container: Option<ContainerFiles>,
-    rollup: Rollup,
-}
-
-/// The proportional set size costs a walk through all mapped pages, milliseconds of it. Anonymous
-/// pages belong to this process alone and count in full, so it moves with them from reading to
-/// reading; the walk is made anew when the resident pages of files have moved.
-#[derive(Debug, Clone, Copy, Default)]
-struct Rollup {
-    at: Option<Instant>,
-    /// Resident pages of files that it was read at.
-    file_bytes: u64,
-    /// Proportional size of everything but anonymous memory.
-    shared_bytes: u64,
+    process: ProcessFiles,
+    machine: Option<HeldFile>,
+    container: Container,
+    last: Reading,
 }
 
 impl Meter {
@@ -68,61 +106,83 @@ impl Meter {
         Self {
             system,
             pid: Pid::from_u32(std::process::id()),
-            container: ContainerFiles::find(),
-            rollup: Rollup::default(),
+            process: ProcessFiles::open(),
+            machine: HeldFile::open(Path::new("/proc/meminfo")).ok(),
+            container: Container::find(),
+            last: Reading::default(),
         }
     }
 
     /// Reads everything anew.
     pub fn read(&mut self) -> Reading {
-        self.rollup.at = None;
+        self.process.forget_walk();
         self.read_cheaply()
     }
 
     /// The same at little cost: what mapped files take is read only when their resident pages have
-    /// moved, or after some seconds.
+    /// moved, or after some seconds. What cannot be read keeps what it was in the last reading, which
+    /// says then that it is stale.
     pub fn read_cheaply(&mut self) -> Reading {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let kib = |text: &str, key| kib_field(text, key).unwrap_or(0);
-        let mut reading = Reading {
-            resident_bytes: self.pss_bytes(kib(&status, "RssAnon:"), kib(&status, "RssFile:")),
-            anonymous_bytes: kib(&status, "RssAnon:"),
-            file_bytes: kib(&status, "RssFile:"),
-            major_faults: major_faults().unwrap_or(0),
-            disk_read_bytes: disk_read_bytes().unwrap_or(0),
-            container_kills: self.container.as_ref().and_then(ContainerFiles::kills),
-            ..Reading::default()
-        };
-        reading.unreclaimable_bytes = reading.anonymous_bytes + kib(&status, "RssShmem:") + kib(&status, "VmPTE:");
-        let Some(system) = &mut self.system else { return reading };
-        let only_memory = ProcessRefreshKind::nothing().with_memory();
-        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[self.pid]), false, only_memory);
-        let Some(process) = system.process(self.pid) else { return reading };
-        if reading.resident_bytes == 0 {
-            reading.resident_bytes = process.memory();
+        let mut reading = std::mem::take(&mut self.last);
+        let was_stale = std::mem::replace(&mut reading.is_stale, true);
+        match self.read_into(&mut reading) {
+            Ok(()) => {
+                reading.is_stale = false;
+                reading.read_at = Some(Instant::now());
+                if was_stale {
+                    log::info!("memory can be read again");
+                }
+            }
+            Err(error) if !was_stale => {
+                log::warn!("memory cannot be read; what the last reading says counts until it can: {error}");
+            }
+            Err(_) => {}
         }
-        if let Some(limits) = process.cgroup_limits() {
-            let container = self.container.as_ref().map_or(0, ContainerFiles::unreclaimable_bytes);
-            reading.container_limit_bytes = Some(limits.total_memory);
-            reading.container_usage_bytes = Some(limits.total_memory.saturating_sub(limits.free_memory));
-            reading.unreclaimable_bytes = reading.unreclaimable_bytes.max(limits.rss).max(container);
-        }
+        self.last = reading.clone();
         reading
     }
 
-    /// 0 where the kernel does not tell it.
-    fn pss_bytes(&mut self, anonymous_bytes: u64, file_bytes: u64) -> u64 {
-        let kept = self.rollup;
-        let is_recent = kept.at.is_some_and(|at| at.elapsed() < ROLLUP_AGE);
-        if is_recent && kept.file_bytes.abs_diff(file_bytes) <= ROLLUP_DRIFT_BYTES {
-            return kept.shared_bytes + anonymous_bytes;
+    /// Reads each part even where another cannot be read; the error is that of the first of those.
+    fn read_into(&mut self, reading: &mut Reading) -> io::Result<()> {
+        let seen = self.ask_sysinfo();
+        let process = self.process.read_into(reading);
+        if let Some(Seen { resident_bytes, .. }) = seen.as_ref().filter(|_| reading.resident_bytes == 0) {
+            reading.resident_bytes = *resident_bytes;
         }
-        let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-        let Some(pss_bytes) = kib_field(&rollup, "Pss:") else { return 0 };
-        let walked_anonymous_bytes = kib_field(&rollup, "Pss_Anon:").unwrap_or(anonymous_bytes);
-        let shared_bytes = pss_bytes.saturating_sub(walked_anonymous_bytes);
-        self.rollup = Rollup { at: Some(Instant::now()), file_bytes, shared_bytes };
-        pss_bytes
+        let machine = match seen {
+            Some(seen) => Ok(seen.machine),
+            None => self.machine.as_mut().map_or_else(|| Err(io::Error::other("/proc/meminfo is closed")), machine),
+        };
+        let kept = || reading.limits.iter().copied().find(|limit| limit.from == LimitFrom::Machine);
+        let whole = machine.as_ref().ok().copied().or_else(kept);
+        let container = self.container.read().map(|container| {
+            reading.container_kills = container.kills;
+            reading.is_killed_as_one = container.is_killed_as_one;
+            reading.limits = container.limits;
+            // A group cannot reach a limit above what the machine has.
+            reading.limits.retain(|limit| whole.is_none_or(|machine| limit.limit_bytes < machine.limit_bytes));
+        });
+        reading.limits.retain(|limit| limit.from != LimitFrom::Machine);
+        // What this process took while it was in another group counts towards that one.
+        for limit in &mut reading.limits {
+            limit.unreclaimable_bytes = limit.unreclaimable_bytes.max(reading.unreclaimable_bytes);
+        }
+        reading.limits.extend(whole);
+        process.and(machine.map(drop)).and(container)
+    }
+
+    /// What `sysinfo` tells of this process and of the machine. It opens files for it, and keeps the
+    /// figures of before where it may not; `None` then.
+    fn ask_sysinfo(&mut self) -> Option<Seen> {
+        let system = self.system.as_mut()?;
+        system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+        let only_memory = ProcessRefreshKind::nothing().with_memory();
+        let only_this = ProcessesToUpdate::Some(&[self.pid]);
+        if system.refresh_processes_specifics(only_this, false, only_memory) == 0 {
+            return None;
+        }
+        let (total, free, available) = (system.total_memory(), system.free_memory(), system.available_memory());
+        Some(Seen { resident_bytes: system.process(self.pid)?.memory(), machine: of_machine(total, free, available) })
     }
 }
 
@@ -132,107 +192,26 @@ impl Default for Meter {
     }
 }
 
-/// The memory files of this process's cgroup that `sysinfo` does not read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct ContainerFiles {
-    folder: PathBuf,
-    /// Where the controller is mounted: no group that can be seen is above it.
-    root: PathBuf,
-    is_v1: bool,
+/// What `sysinfo` tells.
+struct Seen {
+    resident_bytes: u64,
+    machine: MemoryLimit,
 }
 
-impl ContainerFiles {
-    fn find() -> Option<Self> {
-        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let found = locate(&groups, &mounts)?;
-        found.folder.join("memory.stat").is_file().then_some(found)
+/// What `/proc/meminfo` tells.
+fn machine(file: &mut HeldFile) -> io::Result<MemoryLimit> {
+    let text = file.read()?;
+    let figure = |key| kib_field(text, key).ok_or_else(|| io::Error::other(format!("no {key} in /proc/meminfo")));
+    Ok(of_machine(figure("MemTotal:")?, figure("MemFree:")?, figure("MemAvailable:")?))
+}
+
+fn of_machine(total: u64, free: u64, available: u64) -> MemoryLimit {
+    MemoryLimit {
+        from: LimitFrom::Machine,
+        limit_bytes: total,
+        unreclaimable_bytes: total.saturating_sub(available),
+        usage_bytes: total.saturating_sub(free),
     }
-
-    /// Anonymous and shared memory and what the kernel keeps, of the group whose limit is the
-    /// tightest: neighbours in a group around this one use up the same limit.
-    fn unreclaimable_bytes(&self) -> u64 {
-        let folder = self.tightest();
-        let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
-        let field = |key| plain_field(&stat, key).unwrap_or(0);
-        if self.is_v1 {
-            let kernel = number_in(&folder.join("memory.kmem.usage_in_bytes")).unwrap_or(0);
-            field("total_rss") + field("total_shmem") + kernel
-        } else {
-            field("anon") + field("shmem") + field("kernel").saturating_sub(field("slab_reclaimable")) + field("sock")
-        }
-    }
-
-    /// This group, or the one around it with a lower limit.
-    fn tightest(&self) -> &Path {
-        let file = if self.is_v1 { "memory.limit_in_bytes" } else { "memory.max" };
-        // A group without a limit says "max", or has no such file: no number.
-        let limit = |folder: &Path| number_in(&folder.join(file)).unwrap_or(u64::MAX);
-        self.folder
-            .ancestors()
-            .take_while(|folder| folder.starts_with(&self.root))
-            .min_by_key(|folder| limit(folder))
-            .unwrap_or(&self.folder)
-    }
-
-    fn kills(&self) -> Option<u64> {
-        let file = if self.is_v1 { "memory.oom_control" } else { "memory.events" };
-        plain_field(&fs::read_to_string(self.folder.join(file)).ok()?, "oom_kill")
-    }
-}
-
-/// Finds the folder of the memory controller: version 1 where it has the controller, else version 2.
-fn locate(groups: &str, mounts: &str) -> Option<ContainerFiles> {
-    let v1 = groups.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':');
-        let controllers = fields.nth(1)?;
-        controllers.split(',').any(|name| name == "memory").then(|| fields.next())?
-    });
-    let v2 = groups.lines().find_map(|line| line.strip_prefix("0::"));
-    let (path, is_v1) = v1.map(|path| (path, true)).or_else(|| v2.map(|path| (path, false)))?;
-    let (root, folder) = mounts.lines().find_map(|line| {
-        let (place, kind) = line.split_once(" - ")?;
-        let mut place = place.split(' ');
-        let (root, point) = (place.nth(3)?, place.next()?);
-        let mut kind = kind.split(' ');
-        let file_system = kind.next()?;
-        let options = kind.nth(1)?;
-        let is_it = if is_v1 {
-            file_system == "cgroup" && options.split(',').any(|option| option == "memory")
-        } else {
-            file_system == "cgroup2"
-        };
-        // Inside a container the mount shows only the part of the tree below the container's own group.
-        let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
-        is_it.then(|| (Path::new(point).to_path_buf(), Path::new(point).join(below)))
-    })?;
-    Some(ContainerFiles { folder, root, is_v1 })
-}
-
-fn number_in(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-/// A line such as `shmem 4096`.
-fn plain_field(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
-}
-
-/// A line such as `Pss:   123 kB`, in bytes.
-fn kib_field(text: &str, key: &str) -> Option<u64> {
-    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
-    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
-fn disk_read_bytes() -> Option<u64> {
-    let io = fs::read_to_string("/proc/self/io").ok()?;
-    io.lines().find_map(|line| line.strip_prefix("read_bytes:"))?.trim().parse().ok()
-}
-
-/// Field 12 of `/proc/self/stat`, counted after the command's closing parenthesis.
-fn major_faults() -> Option<u64> {
-    let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(9)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -245,6 +224,25 @@ mod tests {
         assert!(reading.resident_bytes > 1 << 20, "{reading:?}");
         assert!(reading.anonymous_bytes > 100 << 10, "{reading:?}");
         assert!(reading.unreclaimable_bytes >= reading.anonymous_bytes, "{reading:?}");
+        assert!(reading.limits.iter().all(|limit| limit.unreclaimable_bytes >= reading.anonymous_bytes), "{reading:?}");
+        assert!(!reading.is_stale, "{reading:?}");
+    }
+
+    #[test]
+    fn the_machines_memory_is_always_a_limit_and_the_highest() {
+        let limits = Meter::new().read().limits;
+        let machine = limits.iter().find(|limit| limit.from == LimitFrom::Machine).unwrap();
+        assert!(limits.iter().all(|limit| limit.limit_bytes <= machine.limit_bytes), "{limits:?}");
+        assert!(machine.unreclaimable_bytes < machine.limit_bytes, "{limits:?}");
+    }
+
+    #[test]
+    fn what_sysinfo_tells_of_the_machine_is_what_the_held_file_tells() {
+        let mut meter = Meter::new();
+        let seen = meter.ask_sysinfo().unwrap().machine;
+        let held = machine(meter.machine.as_mut().unwrap()).unwrap();
+        assert_eq!(seen.limit_bytes, held.limit_bytes);
+        assert!(seen.unreclaimable_bytes.abs_diff(held.unreclaimable_bytes) < 512 << 20, "{seen:?} {held:?}");
     }
 
     #[test]
@@ -261,21 +259,24 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_controller_is_found_in_both_versions() {
-        let v1_mounts = "36 24 0:31 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
-                         39 24 0:34 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory";
-        let v1 = locate("5:cpu:/\n4:memory:/jobs/a\n0::/", v1_mounts).unwrap();
-        assert_eq!((v1.folder, v1.is_v1), (PathBuf::from("/sys/fs/cgroup/memory/jobs/a"), true));
-        let v2_mounts = "30 23 0:26 /../.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate";
-        let v2 = locate("0::/", v2_mounts).unwrap();
-        assert_eq!((v2.folder, v2.is_v1), (PathBuf::from("/sys/fs/cgroup"), false));
-        let inner = "30 23 0:26 /docker/abc /sys/fs/cgroup ro - cgroup2 cgroup ro";
-        assert_eq!(locate("0::/docker/abc/x", inner).unwrap().folder, PathBuf::from("/sys/fs/cgroup/x"));
-    }
-
-    #[test]
-    fn fields_are_read_by_their_whole_name() {
-        assert_eq!(plain_field("shmem_thp 1\nshmem 4096\n", "shmem"), Some(4096));
-        assert_eq!(kib_field("Pss_Dirty: 8 kB\nPss:   12 kB\n", "Pss:"), Some(12 * 1024));
+    fn what_cannot_be_read_keeps_what_it_was_and_says_that_it_is_old() {
+        let mut meter = Meter::new();
+        let before = meter.read();
+        // Neither sysinfo nor the held file, as a folder cannot be read: the machine's figures stay.
+        let system = meter.system.take();
+        let machine = meter.machine.replace(HeldFile::open(Path::new("/proc")).unwrap());
+        let stale = meter.read();
+        assert!(stale.is_stale, "{stale:?}");
+        assert_eq!(stale.read_at, before.read_at);
+        assert_eq!(stale.memory_limit_bytes(), before.memory_limit_bytes());
+        // What can be read is as new as ever.
+        let ballast = vec![1_u8; 32 << 20];
+        assert!(meter.read().anonymous_bytes >= stale.anonymous_bytes + (30 << 20));
+        assert_eq!(ballast[12345], 1);
+        meter.machine = machine;
+        let held = meter.read();
+        assert!(!held.is_stale && held.read_at > before.read_at, "without sysinfo: {held:?}");
+        meter.system = system;
+        assert!(!meter.read().is_stale);
     }
 }

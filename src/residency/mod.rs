@@ -1,10 +1,13 @@
 //! Decides which model is in memory: loads lazily and once, falls back, unloads under pressure.
 
 mod admission;
+mod container;
+mod fields;
 pub mod limits;
 pub(crate) mod loader;
 pub mod memory;
 mod prepare_check;
+mod process;
 mod ready;
 pub mod reclaim;
 mod settings;
@@ -108,20 +111,20 @@ impl Residency {
         let slot = |role, (directory, name): &(PathBuf, String)| Slot::new(role, directory.clone(), name.clone());
         let mut meter = Meter::new();
         let reading = meter.read();
-        let residency = Self {
+        let headroom = Headroom::default();
+        headroom.update(settings.limits.free_bytes(&reading), limits::spare_bytes(&reading));
+        Arc::new(Self {
             slots: [slot(Role::Heavy, &settings.heavy), slot(Role::Light, &settings.light)],
-            last: Mutex::new((reading, settings.limits.level(&reading))),
+            last: Mutex::new((reading.clone(), settings.limits.level(&reading))),
             meter: Mutex::new(meter),
             pending: Mutex::default(),
             preparing: Mutex::default(),
             over_bound: AtomicBool::new(false),
-            headroom: Arc::new(Headroom::default()),
+            headroom: Arc::new(headroom),
             settings,
             cache,
             metrics,
-        };
-        residency.headroom.update(residency.settings.limits.free_bytes(&reading), limits::spare_bytes(&reading));
-        Arc::new(residency)
+        })
     }
 
     /// The settings in force.
@@ -351,11 +354,18 @@ impl Residency {
     /// The last reading and its level.
     #[must_use]
     pub fn last(&self) -> (Reading, Level) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn last_reading(&self) -> Reading {
         self.last().0
+    }
+
+    /// The lowest limit on the memory of this process by the last reading: that of a group, or the
+    /// machine's memory. What is sized by memory at start is sized by this.
+    #[must_use]
+    pub fn memory_limit_bytes(&self) -> Option<u64> {
+        self.last_reading().memory_limit_bytes()
     }
 
     /// Reads memory now, and takes the figures over for everything that is decided from them.
@@ -371,7 +381,7 @@ impl Residency {
     fn take_over(&self, read: fn(&mut Meter) -> Reading) -> (Reading, Level) {
         let reading = read(&mut self.meter.lock().unwrap_or_else(PoisonError::into_inner));
         let level = self.settings.limits.level(&reading);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (reading, level);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (reading.clone(), level);
         self.headroom.update(self.settings.limits.free_bytes(&reading), limits::spare_bytes(&reading));
         (reading, level)
     }

@@ -3,22 +3,32 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::limits::unreclaimable_limit_bytes;
+use super::limits::unreclaimable_free_bytes;
 use super::memory::Reading;
 use crate::model::Bundle;
 
 /// The writing process maps the library and keeps some heap of its own beside the model's need.
 const PROCESS_BYTES: u64 = 40 << 20;
 
+/// How many times what writing was measured to take must be free where the kernel would end this
+/// process too if the writing one met its limit (`memory.oom.group`, which kubelets set).
+const TIMES_WHERE_KILLED_AS_ONE: u64 = 2;
+
 /// Says why not: where the memory left is less than what writing was measured to take, or where the
 /// files would lie in memory themselves.
 pub(super) fn check(directory: &Path, bundle: &Bundle, reading: &Reading) -> Result<(), String> {
-    if let Some(limit) = unreclaimable_limit_bytes(reading) {
-        let needed = bundle.memory.preparing_peak_bytes + PROCESS_BYTES;
-        let free = limit.saturating_sub(reading.unreclaimable_bytes);
-        if free < needed {
-            return Err(format!("writing them takes {} MB and {} MB are left", needed >> 20, free >> 20));
-        }
+    let needed = bundle.memory.preparing_peak_bytes + PROCESS_BYTES;
+    let free = unreclaimable_free_bytes(reading);
+    if free < needed {
+        return Err(format!("writing them takes {} MB and {} MB are left", needed >> 20, free >> 20));
+    }
+    if reading.is_killed_as_one && free < needed * TIMES_WHERE_KILLED_AS_ONE {
+        return Err(format!(
+            "writing them takes {} MB and {} MB are left, and where memory.oom.group is 1 the kernel would end \
+             the server too if that were not enough; run `emotion-server prepare` ahead of time",
+            needed >> 20,
+            free >> 20
+        ));
     }
     let place = existing_ancestor(directory);
     if is_memory_backed(&place) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::limits::Level;
+use super::limits::{self, Level};
 use super::memory::Reading;
 use super::unload::UnloadCause;
 use super::{Residency, reclaim};
@@ -186,12 +186,12 @@ fn log_level(residency: &Residency, from: Level, to: Level, reading: &Reading) {
     let urgency = if to == Level::Evict { log::Level::Warn } else { log::Level::Info };
     log::log!(
         urgency,
-        "memory level {} -> {}: {:.0} % of the nearer bound, resident {} MB, unreclaimable {} MB",
+        "memory level {} -> {}: {:.0} % of the nearest bound, resident {} MB, unreclaimable {} MB",
         from.as_str(),
         to.as_str(),
         residency.settings.limits.used_share(reading) * 100.0,
         reading.resident_bytes >> 20,
-        reading.unreclaimable_bytes >> 20,
+        limits::nearest(reading).map_or(reading.unreclaimable_bytes, |nearest| nearest.unreclaimable_bytes) >> 20,
     );
 }
 

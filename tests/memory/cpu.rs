@@ -29,3 +29,10 @@ fn in_a_quota_of_one_core_there_is_one_worker_for_each_model_and_one_for_http() 
     let reply = server.post("/analyze", &json!({"texts": vec!["I am so happy"; 8]}));
     assert_eq!(reply.status, 200, "{}", reply.text);
 }
+
+#[test]
+fn a_quota_of_a_group_around_the_servers_own_counts_too() {
+    let Some(group) = Group::of_one_core() else { return };
+    let own = group.within("own", None);
+    assert_eq!(workers(&own.start(&BOTH)), [1; 3]);
+}

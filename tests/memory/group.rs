@@ -19,7 +19,8 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 pub struct Group {
     folder: PathBuf,
     is_v1: bool,
-    _alone: MutexGuard<'static, ()>,
+    /// A group within another one is alone as long as that one is.
+    _alone: Option<MutexGuard<'static, ()>>,
 }
 
 impl Group {
@@ -40,6 +41,33 @@ impl Group {
         Self::new("cpu", ("cpu.cfs_quota_us", "100000"), ("cpu.max", "100000 100000"))
     }
 
+    /// A group within this one, in which no process may be, with a limit of its own or none.
+    pub fn within(&self, name: &str, limit_mb: Option<u64>) -> Self {
+        let folder = self.folder.join(name);
+        if !self.is_v1 {
+            // Only where controllers are handed on do groups within have files of them.
+            fs::write(self.folder.join("cgroup.subtree_control"), "+memory +cpu").unwrap();
+        }
+        fs::create_dir(&folder).unwrap();
+        let group = Self { folder, is_v1: self.is_v1, _alone: None };
+        if let Some(limit_mb) = limit_mb {
+            group.limit(Some(limit_mb));
+        }
+        group
+    }
+
+    /// Sets another limit on its memory, or takes it away.
+    pub fn limit(&self, limit_mb: Option<u64>) {
+        let (file, none) = if self.is_v1 { ("memory.limit_in_bytes", "-1") } else { ("memory.max", "max") };
+        let limit = limit_mb.map_or(none.to_owned(), |mb| (mb * MB).to_string());
+        fs::write(self.folder.join(file), limit).unwrap();
+    }
+
+    /// Moves a process into this group.
+    pub fn take(&self, pid: u32) {
+        fs::write(self.folder.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
     fn new(controller: &str, v1: (&str, &str), v2: (&str, &str)) -> Option<Self> {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let root = Path::new("/sys/fs/cgroup");
@@ -47,7 +75,7 @@ impl Group {
         let (root, (file, limit)) = if is_v1 { (root.join(controller), v1) } else { (root.to_owned(), v2) };
         let name = format!("emotion-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = root.join(name);
-        let made = fs::create_dir(&folder).map(|()| Self { folder: folder.clone(), is_v1, _alone: alone });
+        let made = fs::create_dir(&folder).map(|()| Self { folder: folder.clone(), is_v1, _alone: Some(alone) });
         match made.and_then(|group| fs::write(folder.join(file), limit).map(|()| group)) {
             Ok(group) => Some(group),
             Err(error) => {

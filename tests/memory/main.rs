@@ -15,5 +15,6 @@ mod disk;
 mod group;
 mod limits;
 mod load;
+mod nearest_limit;
 mod preparing;
 mod pressure;

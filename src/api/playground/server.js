@@ -209,21 +209,21 @@ export class ServerPanel {
     this.history.add(memory.resident_bytes, memory.limit_bytes);
     const [word, meaning] = levelWords(memory.level);
     const bounded = memory.limit_bytes || memory.unreclaimable_limit_bytes;
-    const text = bounded ? `: ${meaning}` : ": no limit is set for the server or its container.";
+    const text = bounded ? `: ${meaning}` : ": no limit is known for the server, its container or its machine.";
     this.level.dataset.level = memory.level;
     this.level.replaceChildren(make("strong", {}, word), text);
   }
 
   showFigures({ queued_texts: queued, roles, cache, memory }) {
     const asked = cache.hits + cache.misses;
-    const container = memory.container_limit_bytes
-      ? `${megabytes(memory.container_usage_bytes ?? 0)} of ${megabytes(memory.container_limit_bytes)} MB`
-      : "no limit";
+    const limit = memory.container_limit_bytes
+      ? `${megabytes(memory.container_usage_bytes ?? 0)} of ${megabytes(memory.container_limit_bytes)} MB (${memory.limit_from})`
+      : "not known";
     this.figure("Texts waiting", `${queued}`);
     this.figure("Tokens waiting", `${roles.heavy.queued_tokens + roles.light.queued_tokens}`);
     this.figure("Cache hits", asked ? `${cache.hits} of ${asked}` : "none asked");
     this.figure("Cache holds", amount(cache.bytes));
-    this.figure("Container", container);
+    this.figure("Nearest limit", limit);
   }
 
   figure(name, value) {

@@ -112,7 +112,7 @@ pub struct ModelArgs {
     #[arg(long, env = "MAX_BATCH_TOKENS", value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=65_536))]
     pub max_batch_tokens: u32,
 
-    /// Texts that may wait for a worker, 1 to 1000000; more are refused with 429
+    /// Texts that may wait for a worker, 1 to 1000000; of more, those of the client that has most waiting are refused with 429
     #[arg(long, env = "MAX_QUEUE", value_name = "TEXTS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_queue: u32,
 

@@ -97,11 +97,11 @@ impl Classifier {
 
     /// Runs the windows at `runs` and puts their logits into the cache, each as soon as it has them.
     /// Those that the queue has no room for yet follow as others are answered.
-    async fn run(
-        &self,
+    async fn run<'cache>(
+        &'cache self,
         lease: &Lease,
         keys: &[CacheKey],
-        runs: Vec<Run<'_>>,
+        runs: Vec<Run<'cache>>,
         flow: Flow,
         deadline: Instant,
     ) -> Result<Vec<(usize, Window)>, ClassifyError> {
@@ -109,20 +109,18 @@ impl Classifier {
         if queued_at >= deadline {
             return Err(ClassifyError::DeadlinePassed);
         }
-        let (mut jobs, mut replies): (VecDeque<_>, FuturesUnordered<_>) = runs
-            .into_iter()
-            .map(|(index, flight)| {
-                let (reply, receiver) = oneshot::channel();
-                let encoding = Arc::clone(keys[index].encoding());
-                (Job { flow, encoding, deadline, queued_at, reply }, async move { (index, flight, receiver.await) })
-            })
-            .unzip();
-        let mut has_begun = false;
+        let job = |(index, flight): Run<'cache>| {
+            let (reply, receiver) = oneshot::channel();
+            let encoding = Arc::clone(keys[index].encoding());
+            (Job { flow, encoding, deadline, queued_at, reply }, async move { ((index, flight), receiver.await) })
+        };
+        let (mut jobs, mut replies): (VecDeque<_>, FuturesUnordered<_>) = runs.into_iter().map(job).unzip();
+        let mut in_queue = 0;
         let mut done = Vec::with_capacity(replies.len());
         while !replies.is_empty() {
             match lease.model.pool.push(&mut jobs) {
-                Ok(count) => has_begun |= count > 0,
-                Err(InferenceError::QueueFull { .. }) if has_begun => {}
+                Ok(count) => in_queue += count,
+                Err(InferenceError::QueueFull { .. }) if !done.is_empty() => {}
                 Err(InferenceError::QueueFull { retry_after }) => return Err(ClassifyError::QueueFull { retry_after }),
                 Err(error) => jobs.drain(..).for_each(|job| job.answer(Err(error.clone()))),
             }
@@ -132,10 +130,22 @@ impl Classifier {
                 Ok(None) => break,
                 Err(_elapsed) if Instant::now() >= deadline => return Err(ClassifyError::DeadlinePassed),
                 Err(_no_answer_yet) => {}
-                Ok(Some((index, flight, reply))) => {
+                Ok(Some(((index, flight), reply))) => {
+                    // Where the queue was closed, some never were in it.
+                    in_queue = usize::saturating_sub(in_queue, 1);
                     let key = &keys[index];
                     // A worker that is gone has been stopped.
                     let inferred = reply.unwrap_or(Err(InferenceError::Evicted));
+                    if let Err(InferenceError::QueueFull { retry_after }) = inferred {
+                        // It made room for another client's text. A query that has begun waits with it.
+                        if in_queue == 0 && done.is_empty() {
+                            return Err(ClassifyError::QueueFull { retry_after });
+                        }
+                        let (again, reply) = job((index, flight));
+                        jobs.push_back(again);
+                        replies.push(reply);
+                        continue;
+                    }
                     let (queue, inference) =
                         inferred.as_ref().map_or_else(|_| Default::default(), |it| (it.queued, it.inference));
                     let logits: Result<Arc<[f32]>, _> = inferred.map(|inferred| inferred.logits.into());

@@ -1,29 +1,26 @@
-//! Whose turn it is among the texts that wait.
+//! Whose turn it is among those that share something.
 //!
-//! The rule is weighted fair queueing: picture a server that reads a little of every request's next
-//! text at once, each request getting the same share; texts are due in the order in which they
-//! would be read whole there. Each request is one flow, and so is each stream of lines. So the turn
-//! of a text of `n` tokens comes after no more than `n` tokens and one text of every other request,
-//! however many texts that request has, and after the run that a worker is in. Texts of similar
-//! length ride along in the run of one whose turn it is, which makes that run longer, up to
-//! `MAX_BATCH_TOKENS`. A long text counts as [`MOST_COST_TOKENS`]: it waits for that much of each
-//! other request and not for twenty short texts, and a request of nothing but the longest texts gets
-//! up to four times the share of others.
+//! The rule is weighted fair queueing: each member gets the same share, counted in tokens, for as
+//! long as it has texts waiting. It is used twice (see [`super::shares`]): among clients, and among
+//! the requests of one client. A member's turn is due once it could have had what waits of it, at
+//! most [`MOST_COST_TOKENS`], from a server that serves all members at once. So a member with one
+//! short text goes before one with hundreds, and what has just come in, with `n` tokens, waits for
+//! at most `n` + [`MOST_COST_TOKENS`] tokens of every other member, and the end of a run.
 //!
-//! The virtual clock goes on by what is served over the number of flows that wait, and is never
+//! The virtual clock goes on by what is served over the number of members that wait, and is never
 //! behind the start of what is served, as in WF2Q+ (Bennett and Zhang, "Hierarchical packet fair
-//! queueing algorithms", 1996). Here it is never past the time at which a waiting text is due either.
+//! queueing algorithms", 1996). Here it is never past the time at which a waiting member is due either.
 
-use std::collections::HashMap;
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Tokens that a longer text counts as.
+/// Tokens of a member that count for when it is due: one with more waits no longer for its first.
 pub const MOST_COST_TOKENS: usize = 128;
 
-/// Steps of the virtual clock for one token of one flow that is alone.
+/// Steps of the virtual clock for one token of one member that is alone.
 const STEPS_PER_TOKEN: u64 = 1 << 16;
 
 static NEXT_FLOW: AtomicU64 = AtomicU64::new(0);
@@ -64,15 +61,7 @@ impl Flow {
     }
 }
 
-/// When a text is due, in virtual time; the smaller one comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Turn {
-    due: u64,
-    number: u64,
-    start: u64,
-}
-
-/// What waits, of one flow or of all.
+/// What waits, of one member or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Held {
     /// Texts.
@@ -87,218 +76,117 @@ impl Held {
     pub fn with(self, tokens: usize) -> Self {
         Self { texts: self.texts + 1, tokens: self.tokens + tokens }
     }
-}
 
-#[derive(Debug, Default)]
-struct FlowState {
-    held: Held,
-    finish: u64,
-}
-
-/// The virtual clock and what each flow has had of it.
-#[derive(Debug, Default)]
-pub struct Turns {
-    now: u64,
-    number: u64,
-    flows: HashMap<Flow, FlowState>,
-}
-
-impl Turns {
-    /// The turn of a flow's next text.
-    pub fn enter(&mut self, flow: Flow, tokens: usize) -> Turn {
-        let now = self.now;
-        let state = self.hold(flow, tokens);
-        let start = state.finish.max(now);
-        state.finish = start.saturating_add(cost(tokens));
-        let due = state.finish;
-        self.numbered(start, due)
-    }
-
-    /// The turn of a text that was taken but not served: at once.
-    pub fn enter_again(&mut self, flow: Flow, tokens: usize) -> Turn {
-        self.hold(flow, tokens);
-        self.numbered(self.now, self.now)
-    }
-
-    /// What the flow has waiting now.
+    /// The same with one text less.
     #[must_use]
-    pub fn held(&self, flow: Flow) -> Held {
-        self.flows.get(&flow).map(|state| state.held).unwrap_or_default()
+    pub fn without(self, tokens: usize) -> Self {
+        Self { texts: self.texts - 1, tokens: self.tokens - tokens }
+    }
+}
+
+/// One of those that share, and its texts.
+#[derive(Debug)]
+pub(super) struct Member<V> {
+    pub(super) texts: V,
+    pub(super) held: Held,
+    /// Virtual time until which it has had its share.
+    used: u64,
+    /// Of two that are due at the same time, the one that came first has the turn.
+    number: u64,
+}
+
+impl<V> Member<V> {
+    fn place(&self) -> (u64, u64) {
+        (self.used.saturating_add(steps(self.held.tokens.min(MOST_COST_TOKENS))), self.number)
+    }
+}
+
+/// The virtual clock and what each member has had of it. Knows those that have texts waiting only.
+#[derive(Debug)]
+pub(super) struct Turns<K, V> {
+    now: u64,
+    next_number: u64,
+    members: HashMap<K, Member<V>>,
+    order: BTreeMap<(u64, u64), K>,
+}
+
+impl<K, V> Default for Turns<K, V> {
+    fn default() -> Self {
+        // There is time before the start to give back.
+        Self { now: steps(MOST_COST_TOKENS), next_number: 0, members: HashMap::new(), order: BTreeMap::new() }
+    }
+}
+
+impl<K: Copy + Eq + Hash, V: Default> Turns<K, V> {
+    /// Takes note of one more text of a member; returns where to put it.
+    pub(super) fn enter(&mut self, key: K, tokens: usize) -> &mut V {
+        self.next_number += 1;
+        let new = Member { texts: V::default(), held: Held::default(), used: self.now, number: self.next_number };
+        let member = self.members.entry(key).or_insert(new);
+        self.order.remove(&member.place());
+        member.held = member.held.with(tokens);
+        self.order.insert(member.place(), key);
+        &mut member.texts
     }
 
-    /// Takes note of texts that are served now; `first` is the turn that was due first, `next` the
-    /// one that is due first of those that go on waiting.
-    pub fn serve(&mut self, first: Turn, next: Option<Turn>, texts: impl Iterator<Item = (Flow, usize)>) {
-        let before = self.now.max(first.start);
+    /// Gives back what a member was charged for a text that was not served after all.
+    pub(super) fn refund(&mut self, key: K, cost: usize) {
+        // No further back than the clock may run ahead of a member.
+        let least = self.now.saturating_sub(steps(MOST_COST_TOKENS));
+        self.change(key, |member| member.used = member.used.saturating_sub(steps(cost)).max(least.min(member.used)));
+    }
+
+    /// Takes note of a text that waits no more and was not served.
+    pub(super) fn leave(&mut self, key: K, tokens: usize) {
+        self.change(key, |member| member.held = member.held.without(tokens));
+    }
+
+    /// Takes note of texts that are served now, each with its member, its tokens and what it is
+    /// charged; `first` is the member whose turn it was.
+    pub(super) fn serve(&mut self, first: Option<K>, texts: impl Iterator<Item = (K, usize, usize)>) {
+        let start = first.and_then(|first| self.members.get(&first)).map_or(0, |member| member.used);
+        let before = self.now.max(start);
         self.now = before;
-        let sharing = self.flows.len().max(1) as u64;
-        for (flow, tokens) in texts {
-            self.now = self.now.saturating_add(cost(tokens) / sharing);
-            self.leave(flow, tokens);
+        let sharing = self.members.len().max(1) as u64;
+        for (key, tokens, cost) in texts {
+            self.now = self.now.saturating_add(steps(cost) / sharing);
+            self.change(key, |member| {
+                member.used = member.used.saturating_add(steps(cost));
+                member.held = member.held.without(tokens);
+            });
         }
-        // What comes next must not be due after more than its own tokens of what waits now.
-        self.now = next.map_or(self.now, |next| self.now.min(next.due)).max(before);
+        // Who comes next must not be due after more than its own tokens of what waits now.
+        let next_due = self.order.keys().next().map_or(u64::MAX, |(due, _)| *due);
+        self.now = self.now.min(next_due).max(before);
     }
 
-    /// Takes note of a text that waits no more.
-    pub fn leave(&mut self, flow: Flow, tokens: usize) {
-        let Entry::Occupied(mut state) = self.flows.entry(flow) else { return };
-        let held = &mut state.get_mut().held;
-        (held.texts, held.tokens) = (held.texts - 1, held.tokens - tokens);
-        if held.texts == 0 {
-            state.remove();
+    /// The members in the order of their turns.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (K, &Member<V>)> {
+        self.order.values().filter_map(|key| Some((*key, self.members.get(key)?)))
+    }
+
+    /// One member, if it has texts waiting.
+    pub(super) fn member(&self, key: K) -> Option<&Member<V>> {
+        self.members.get(&key)
+    }
+
+    /// The texts of a member, to take some out; [`Self::serve`] or [`Self::leave`] must be told.
+    pub(super) fn texts_mut(&mut self, key: K) -> Option<&mut V> {
+        Some(&mut self.members.get_mut(&key)?.texts)
+    }
+
+    fn change(&mut self, key: K, change: impl FnOnce(&mut Member<V>)) {
+        let Some(member) = self.members.get_mut(&key) else { return };
+        self.order.remove(&member.place());
+        change(member);
+        if member.held.texts == 0 {
+            self.members.remove(&key);
+        } else {
+            self.order.insert(member.place(), key);
         }
-    }
-
-    fn hold(&mut self, flow: Flow, tokens: usize) -> &mut FlowState {
-        let state = self.flows.entry(flow).or_default();
-        state.held.texts += 1;
-        state.held.tokens += tokens;
-        state
-    }
-
-    fn numbered(&mut self, start: u64, due: u64) -> Turn {
-        self.number += 1;
-        Turn { due, number: self.number, start }
     }
 }
 
-fn cost(tokens: usize) -> u64 {
-    tokens.min(MOST_COST_TOKENS) as u64 * STEPS_PER_TOKEN
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn flow() -> Flow {
-        Flow::of(ClientId::of(&"the only client"))
-    }
-
-    /// Texts that are served one by one.
-    #[derive(Default)]
-    struct Line {
-        turns: Turns,
-        waiting: BTreeMap<Turn, (Flow, usize)>,
-    }
-
-    impl Line {
-        fn enter(&mut self, flow: Flow, tokens: usize) -> Turn {
-            let turn = self.turns.enter(flow, tokens);
-            self.waiting.insert(turn, (flow, tokens));
-            turn
-        }
-
-        fn serve(&mut self) -> Option<(Turn, Flow, usize)> {
-            let (turn, (flow, tokens)) = self.waiting.pop_first()?;
-            let next = self.waiting.keys().next().copied();
-            self.turns.serve(turn, next, std::iter::once((flow, tokens)));
-            Some((turn, flow, tokens))
-        }
-
-        fn costs_until(&mut self, awaited: Turn) -> Vec<(Flow, usize)> {
-            let mut served = Vec::new();
-            while let Some((turn, flow, tokens)) = self.serve() {
-                if turn == awaited {
-                    return served;
-                }
-                served.push((flow, tokens.min(MOST_COST_TOKENS)));
-            }
-            panic!("the text was not served");
-        }
-    }
-
-    #[test]
-    fn a_short_text_does_not_wait_for_many_long_ones() {
-        let mut line = Line::default();
-        for _ in 0..50 {
-            line.enter(flow(), 400);
-        }
-        line.serve();
-        let short = line.enter(flow(), 20);
-        assert_eq!(line.costs_until(short), []);
-    }
-
-    #[test]
-    fn texts_of_one_flow_keep_their_order_and_flows_alternate() {
-        let mut line = Line::default();
-        let (one, other) = (flow(), flow());
-        for flow in [one, one, one, other, other, other] {
-            line.enter(flow, 10);
-        }
-        let order: Vec<_> = std::iter::from_fn(|| line.serve()).map(|(_, flow, _)| flow).collect();
-        assert_eq!(order, [one, other, one, other, one, other]);
-    }
-
-    #[test]
-    fn a_flow_that_went_away_leaves_the_clock_to_the_others() {
-        let mut line = Line::default();
-        let gone = flow();
-        for _ in 0..500 {
-            line.turns.enter(gone, 100);
-        }
-        for _ in 0..500 {
-            line.turns.leave(gone, 100);
-        }
-        let long = line.enter(flow(), 100);
-        let mut shorts = 0;
-        loop {
-            line.enter(flow(), 10);
-            let (turn, ..) = line.serve().unwrap();
-            if turn == long {
-                break;
-            }
-            shorts += 1;
-            // Two flows share: the long text's 100 tokens pass while 200 are served.
-            assert!(shorts <= 20, "the long text still waits");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_text_waits_for_no_more_of_each_other_flow_than_it_has_itself(
-            before in prop::collection::vec((0_usize..12, 1_usize..513), 0..120),
-            served in 0_usize..60,
-            tokens in 1_usize..513,
-        ) {
-            let flows: Vec<Flow> = (0..12).map(|_| flow()).collect();
-            let mut line = Line::default();
-            for (flow, tokens) in before {
-                line.enter(flows[flow], tokens);
-            }
-            for _ in 0..served {
-                line.serve();
-            }
-            let text = line.enter(flow(), tokens);
-            let mut of_flow: HashMap<Flow, usize> = HashMap::new();
-            for (flow, cost) in line.costs_until(text) {
-                *of_flow.entry(flow).or_default() += cost;
-            }
-            let most = tokens.min(MOST_COST_TOKENS) + MOST_COST_TOKENS;
-            prop_assert!(of_flow.values().all(|cost| *cost <= most), "{of_flow:?}, not {most}");
-        }
-
-        #[test]
-        fn a_long_text_is_served_though_short_ones_keep_coming(others in 1_usize..40, tokens in 1_usize..40) {
-            let mut line = Line::default();
-            let long = line.enter(flow(), 512);
-            let mut served = 0;
-            loop {
-                while line.waiting.len() <= others {
-                    line.enter(flow(), tokens);
-                }
-                let (turn, _, cost) = line.serve().unwrap();
-                if turn == long {
-                    break;
-                }
-                served += cost;
-                // `others` texts wait beside it at any time, and the last one may go over the mark.
-                prop_assert!(served <= (others + 1) * (MOST_COST_TOKENS + tokens), "it still waits after {served}");
-            }
-        }
-    }
+fn steps(tokens: usize) -> u64 {
+    tokens as u64 * STEPS_PER_TOKEN
 }

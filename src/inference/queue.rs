@@ -1,16 +1,21 @@
-//! Texts that wait for a worker, in fair order (see [`super::fairness`]) and within limits.
+//! Texts that wait for a worker, in fair order (see [`super::shares`]) and within limits.
 //!
 //! A request of hundreds of texts does not fill the queue: it may always have a few texts waiting,
 //! and more only while the queue is less than half full. The rest comes in as those are answered.
+//!
+//! A client may fill the queue while it is alone. When the queue is full, a client that holds less
+//! of it pushes out texts of the one that holds most, the youngest of its largest request first. So
+//! nobody who holds less than an equal part of the queue is ever refused.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::batch::{Padding, form_batch};
-use super::fairness::{Flow, Held, Turn, Turns};
+use super::fairness::{ClientId, Flow, Held};
+use super::shares::{Place, Shares};
 use crate::model::Encoding;
 
 /// How many waiting texts are looked at for one batch.
@@ -20,10 +25,10 @@ const CANDIDATES: usize = 512;
 /// saves: smaller runs are slower for each token.
 const MIN_SHARED_TOKENS: usize = 96;
 
-/// Part of the bounds that every flow may have waiting while there is room at all.
+/// 1/PIECE of the bounds is what every flow may have waiting while there is room at all.
 const PIECE: usize = 32;
 
-/// Part of the bounds over which no flow may have more than that.
+/// Above 1/SHARED of the bounds, a flow may queue only its PIECE.
 const SHARED: usize = 2;
 
 /// Shortest and longest time that a refused client is asked to wait.
@@ -32,7 +37,7 @@ const RETRY_AFTER_SECONDS: (f64, f64) = (1.0, 60.0);
 /// Why a text came back without logits.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum InferenceError {
-    /// Too much waits already.
+    /// Too much waits already, or this client has to make room for others.
     #[error("the queue is full; retry in {} s", retry_after.as_secs())]
     QueueFull {
         /// When there will be room, as far as is known now.
@@ -115,18 +120,10 @@ impl QueueLimits {
 
 #[derive(Default)]
 struct State {
-    waiting: BTreeMap<Turn, Job>,
-    waiting_tokens: usize,
-    turns: Turns,
+    waiting: Shares<Job>,
     idle_workers: usize,
     nudges: u64,
     closed: bool,
-}
-
-impl State {
-    fn held(&self) -> Held {
-        Held { texts: self.waiting.len(), tokens: self.waiting_tokens }
-    }
 }
 
 /// Until when a worker waits for work.
@@ -172,20 +169,30 @@ impl Queue {
         }
         let mut admitted = self.admitted(&state, flow, jobs);
         if admitted.is_err() {
-            drop_useless(&mut state, usize::MAX);
+            drop_useless(&mut state);
             admitted = self.admitted(&state, flow, jobs);
         }
-        let count = admitted.map_err(|over_tokens| {
-            let (shortest, longest) = RETRY_AFTER_SECONDS;
-            let seconds = (over_tokens as f64 / tokens_per_second.max(1.0)).ceil().clamp(shortest, longest);
-            InferenceError::QueueFull { retry_after: Duration::from_secs_f64(seconds) }
-        })?;
+        let mut pushed_out = Vec::new();
+        while let Err(wanted) = admitted {
+            let Some(job) = self.push_out(&mut state, flow.client(), wanted) else {
+                if state.waiting.held_in(flow).texts > 0 {
+                    return Ok(0);
+                }
+                let over_tokens = self.tokens_in_the_way(wanted.all);
+                return Err(InferenceError::QueueFull { retry_after: retry_after(over_tokens, tokens_per_second) });
+            };
+            pushed_out.push(job);
+            admitted = self.admitted(&state, flow, jobs);
+        }
+        let count = admitted.unwrap_or_default();
         for job in jobs.drain(..count) {
-            let turn = state.turns.enter(flow, job.tokens());
-            state.waiting_tokens += job.tokens();
-            state.waiting.insert(turn, job);
+            state.waiting.enter(flow, job.tokens(), job);
         }
         drop(state);
+        for job in pushed_out {
+            let retry_after = retry_after(job.tokens(), tokens_per_second);
+            job.answer(Err(InferenceError::QueueFull { retry_after }));
+        }
         match count {
             0 => {}
             1 => self.filled.notify_one(),
@@ -194,25 +201,49 @@ impl Queue {
         Ok(count)
     }
 
-    /// How many of the jobs may come in now, or how many waiting tokens are in the way of the first.
-    fn admitted(&self, state: &State, flow: Flow, jobs: &VecDeque<Job>) -> Result<usize, usize> {
+    /// How many of the jobs may come in now, or what there is no room for.
+    fn admitted(&self, state: &State, flow: Flow, jobs: &VecDeque<Job>) -> Result<usize, Wanted> {
         let (piece, shared) = (self.limits.part(PIECE), self.limits.part(SHARED));
-        let (mut own, mut all) = (state.turns.held(flow), state.held());
+        let (mut own, mut all) = (state.waiting.held_in(flow), state.waiting.held());
         let is_first = own.texts == 0;
-        let mut count = 0;
-        for job in jobs {
-            (own, all) = (own.with(job.tokens()), all.with(job.tokens()));
+        let (mut count, mut more, mut wanted) = (0, Held::default(), None);
+        for tokens in jobs.iter().map(Job::tokens) {
+            (own, all, more) = (own.with(tokens), all.with(tokens), more.with(tokens));
             // One text is a piece, however long it is, and an empty queue takes any text.
             let is_piece = own.texts == 1 || piece.hold(own);
             let is_alone = all.texts == 1;
             let fits = if is_piece { is_alone || self.limits.hold(all) } else { shared.hold(all) };
-            if !fits {
+            if fits && wanted.is_none() {
+                count += 1;
+            } else if is_piece && (is_first || (count == 0 && wanted.is_none())) {
                 // The first piece comes in whole or not at all.
-                return if is_first && is_piece { Err(self.tokens_in_the_way(all)) } else { Ok(count) };
+                wanted = Some(Wanted { more, all });
+            } else {
+                break;
             }
-            count += 1;
         }
-        Ok(count)
+        wanted.map_or(Ok(count), Err)
+    }
+
+    /// Takes out a text that has to make room for what `client` wants to bring in: one of the client
+    /// that holds most, if that is more than `client` would hold. `None` when others do not hold
+    /// enough to make all the room that is wanted.
+    fn push_out(&self, state: &mut State, client: ClientId, wanted: Wanted) -> Option<Job> {
+        let in_the_way: (fn(Held) -> usize, usize) = if wanted.all.texts > self.limits.max_texts {
+            (|held| held.texts, wanted.all.texts - self.limits.max_texts)
+        } else {
+            (|held| held.tokens, wanted.all.tokens.saturating_sub(self.limits.max_tokens))
+        };
+        let (size, needed) = in_the_way;
+        let own = state.waiting.clients().find(|(other, _)| *other == client).map_or(0, |(_, held)| size(held));
+        let would_hold = own + size(wanted.more);
+        let excess = |held| size(held).saturating_sub(would_hold);
+        if state.waiting.clients().map(|(_, held)| excess(held)).sum::<usize>() < needed {
+            return None;
+        }
+        let (largest, _) = state.waiting.clients().max_by_key(|(_, held)| size(*held))?;
+        let youngest = state.waiting.flows_of(largest).max_by_key(|(held, place)| (size(*held), place.flow))?.1;
+        state.waiting.remove(&youngest)
     }
 
     /// Tokens that have to be taken before `held` is within the bounds.
@@ -226,13 +257,13 @@ impl Queue {
     /// wait gets an empty batch after `patience`, where there is one, or when it is nudged.
     pub fn take(&self, max_batch_tokens: usize, padding: Padding, patience: Option<Patience>) -> Option<Vec<Job>> {
         let mut state = self.lock();
-        loop {
+        let candidates = loop {
             if state.closed {
                 return None;
             }
-            drop_useless(&mut state, CANDIDATES);
-            if !state.waiting.is_empty() {
-                break;
+            let candidates = useful_candidates(&mut state);
+            if !candidates.is_empty() {
+                break candidates;
             }
             if patience.is_some_and(|patience| patience.is_over(&state)) {
                 return Some(Vec::new());
@@ -246,20 +277,13 @@ impl Queue {
                 }
             };
             state.idle_workers -= 1;
-        }
-        let share = state.waiting_tokens.div_ceil(state.idle_workers + 1).max(MIN_SHARED_TOKENS);
-        let turns: Vec<Turn> = state.waiting.keys().take(CANDIDATES).copied().collect();
-        let lengths: Vec<usize> = state.waiting.values().take(CANDIDATES).map(Job::tokens).collect();
-        let batch: Vec<Job> = form_batch(&lengths, max_batch_tokens.min(share), padding)
-            .into_iter()
-            .filter_map(|index| state.waiting.remove(&turns[index]))
-            .collect();
-        state.waiting_tokens -= batch.iter().map(Job::tokens).sum::<usize>();
-        if let Some(first) = turns.first() {
-            let next = state.waiting.keys().next().copied();
-            state.turns.serve(*first, next, batch.iter().map(|job| (job.flow, job.tokens())));
-        }
-        let more = !state.waiting.is_empty() && state.idle_workers > 0;
+        };
+        let share = state.waiting.held().tokens.div_ceil(state.idle_workers + 1).max(MIN_SHARED_TOKENS);
+        let lengths: Vec<usize> = candidates.iter().map(|place| place.tokens).collect();
+        let chosen = form_batch(&lengths, max_batch_tokens.min(share), padding);
+        let chosen: Vec<Place> = chosen.into_iter().map(|index| candidates[index]).collect();
+        let batch = state.waiting.serve(&chosen);
+        let more = state.waiting.held().texts > 0 && state.idle_workers > 0;
         drop(state);
         if more {
             self.filled.notify_one();
@@ -289,10 +313,9 @@ impl Queue {
             }
             return;
         }
-        for job in jobs {
-            state.waiting_tokens += job.tokens();
-            let turn = state.turns.enter_again(job.flow, job.tokens());
-            state.waiting.insert(turn, job);
+        // The first one goes in last, to stand in front again.
+        for job in jobs.into_iter().rev() {
+            state.waiting.put_back(job.flow, job.tokens(), job);
         }
         drop(state);
         self.filled.notify_one();
@@ -303,22 +326,20 @@ impl Queue {
     pub fn close(&self) -> usize {
         let mut state = self.lock();
         state.closed = true;
-        let waiting = std::mem::take(&mut state.waiting);
-        state.waiting_tokens = 0;
-        state.turns = Turns::default();
+        let mut waiting = std::mem::take(&mut state.waiting);
         drop(state);
         self.filled.notify_all();
-        let count = waiting.len();
-        for (_, job) in waiting {
+        let places: Vec<Place> = waiting.all().map(|(place, _)| place).collect();
+        for job in places.iter().filter_map(|place| waiting.remove(place)) {
             job.answer(Err(InferenceError::Evicted));
         }
-        count
+        places.len()
     }
 
     /// What waits now.
     #[must_use]
     pub fn depth(&self) -> Held {
-        self.lock().held()
+        self.lock().waiting.held()
     }
 
     /// Every change under the lock leaves the state whole, so a panic elsewhere does not poison it.
@@ -327,28 +348,44 @@ impl Queue {
     }
 }
 
-/// Drops work whose client has gone, and answers work whose deadline has passed, until `enough` texts
-/// of use were seen.
-fn drop_useless(state: &mut State, enough: usize) {
+/// What a flow has no room for.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    /// Its texts that should come in.
+    more: Held,
+    /// What would wait then.
+    all: Held,
+}
+
+fn retry_after(tokens: usize, tokens_per_second: f64) -> Duration {
+    let (shortest, longest) = RETRY_AFTER_SECONDS;
+    Duration::from_secs_f64((tokens as f64 / tokens_per_second.max(1.0)).ceil().clamp(shortest, longest))
+}
+
+/// Drops work whose client has gone, and answers work whose deadline has passed.
+fn drop_useless(state: &mut State) {
     let now = Instant::now();
-    let mut of_use = 0;
-    let mut useless = Vec::new();
-    for (turn, job) in &state.waiting {
-        if job.is_useless(now) {
-            useless.push(*turn);
-        } else {
-            of_use += 1;
-            if of_use == enough {
-                break;
-            }
-        }
+    let useless = state.waiting.all().filter(|(_, job)| job.is_useless(now)).map(|(place, _)| place).collect();
+    drop_at(state, useless);
+}
+
+fn drop_at(state: &mut State, places: Vec<Place>) {
+    for job in places.iter().filter_map(|place| state.waiting.remove(place)) {
+        job.answer(Err(InferenceError::DeadlinePassed));
     }
-    for turn in useless {
-        if let Some(job) = state.waiting.remove(&turn) {
-            state.waiting_tokens -= job.tokens();
-            state.turns.leave(job.flow, job.tokens());
-            job.answer(Err(InferenceError::DeadlinePassed));
+}
+
+/// The texts for one batch, when those of no use among them are dropped.
+fn useful_candidates(state: &mut State) -> Vec<Place> {
+    loop {
+        let now = Instant::now();
+        let (useless, useful): (Vec<_>, Vec<_>) =
+            state.waiting.candidates(CANDIDATES).into_iter().partition(|(_, job)| job.is_useless(now));
+        let useless: Vec<Place> = useless.into_iter().map(|(place, _)| place).collect();
+        if useless.is_empty() {
+            return useful.into_iter().map(|(place, _)| place).collect();
         }
+        drop_at(state, useless);
     }
 }
 

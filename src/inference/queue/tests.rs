@@ -1,6 +1,8 @@
 use std::sync::Barrier;
 use std::thread;
 
+use proptest::prelude::*;
+
 use super::super::fairness::{ClientId, MOST_COST_TOKENS};
 use super::*;
 
@@ -23,6 +25,22 @@ fn push(queue: &Queue, lengths: &[usize]) -> Vec<Receiver> {
     let (mut jobs, receivers) = jobs(lengths);
     assert_eq!(queue.push(&mut jobs, 100.0), Ok(lengths.len()));
     receivers
+}
+
+fn client(name: usize) -> ClientId {
+    ClientId::of(&name)
+}
+
+/// Texts of a new request of this client.
+fn jobs_of(name: usize, lengths: &[usize]) -> (VecDeque<Job>, Vec<Receiver>) {
+    let flow = Flow::of(client(name));
+    lengths.iter().map(|tokens| job(flow, *tokens)).unzip()
+}
+
+/// How many of the texts had to make room.
+fn refused(receivers: &mut [Receiver]) -> usize {
+    let is_refused = |reply: &mut Receiver| matches!(reply.try_recv(), Ok(Err(InferenceError::QueueFull { .. })));
+    receivers.iter_mut().filter_map(|reply| is_refused(reply).then_some(())).count()
 }
 
 fn queue() -> Queue {
@@ -202,4 +220,85 @@ fn a_worker_with_patience_waits_for_its_time_or_a_nudge_and_work_comes_first() {
         queue.nudge();
         assert_eq!(waiting.join().unwrap(), 0);
     });
+}
+
+#[test]
+fn a_client_that_floods_the_queue_makes_room_for_each_other_one() {
+    let queue = Queue::new(QueueLimits { max_texts: 1024, max_tokens: 65_536 });
+    let mut flood: Vec<Receiver> = Vec::new();
+    let mut turned_away = 0;
+    for _ in 0..200 {
+        let (mut one, replies) = jobs_of(0, &[512]);
+        match queue.push(&mut one, 100.0) {
+            Ok(count) => assert_eq!(count, 1),
+            Err(error) => {
+                assert!(matches!(error, InferenceError::QueueFull { .. }));
+                turned_away += 1;
+            }
+        }
+        flood.extend(replies);
+    }
+    assert_eq!((turned_away, queue.depth().tokens), (72, 65_536), "alone it has the whole queue");
+    let mut others = Vec::new();
+    for name in 1..=20 {
+        let (mut texts, replies) = jobs_of(name, &[30; 8]);
+        assert_eq!(queue.push(&mut texts, 100.0), Ok(8), "client {name}");
+        others.extend(replies);
+    }
+    assert_eq!(refused(&mut others), 0);
+    // 20 times 240 tokens, in texts of 512.
+    assert_eq!(refused(&mut flood[..128]), 10);
+    assert_eq!(refused(&mut flood[118..128]), 0, "they have been told");
+}
+
+#[test]
+fn the_largest_request_of_the_largest_client_gives_its_youngest_text() {
+    let queue = Queue::new(QueueLimits { max_texts: 64, max_tokens: 10_000 });
+    let (mut large, mut large_replies) = jobs_of(0, &[10; 40]);
+    assert_eq!(queue.push(&mut large, 100.0), Ok(32));
+    let mut replies = Vec::new();
+    for name in [0, 1] {
+        for _ in 0..16 {
+            let (mut one, receivers) = jobs_of(name, &[10]);
+            assert_eq!(queue.push(&mut one, 100.0), Ok(1));
+            replies.extend(receivers);
+        }
+    }
+    let (mut new, _new_replies) = jobs_of(2, &[10]);
+    assert_eq!((queue.depth().texts, queue.push(&mut new, 100.0)), (64, Ok(1)));
+    assert_eq!(refused(&mut replies), 0);
+    assert_eq!(refused(&mut large_replies[31..32]), 1);
+    assert_eq!((refused(&mut large_replies), queue.depth().texts), (0, 64));
+}
+
+#[test]
+fn a_client_that_holds_as_much_as_others_is_told_that_the_queue_is_full() {
+    let queue = Queue::new(QueueLimits { max_texts: 64, max_tokens: 100_000 });
+    let (mut jobs, mut replies): (Vec<_>, Vec<_>) = (0..64).map(|name| jobs_of(name, &[10])).unzip();
+    assert!(jobs.iter_mut().all(|one| queue.push(one, 100.0) == Ok(1)));
+    let (mut one_more, _refused) = jobs_of(64, &[10]);
+    assert!(matches!(queue.push(&mut one_more, 100.0), Err(InferenceError::QueueFull { .. })));
+    assert_eq!(replies.iter_mut().map(|replies| refused(replies)).sum::<usize>(), 0, "nobody is pushed out in vain");
+}
+
+proptest! {
+    #[test]
+    fn a_client_with_less_than_an_equal_part_of_the_queue_is_never_refused(
+        pushes in prop::collection::vec((0_usize..6, 1_usize..40, 1_usize..100), 0..150),
+        max_texts in 12_usize..200,
+    ) {
+        let limits = QueueLimits { max_texts, max_tokens: max_texts * 64 };
+        let queue = Queue::new(limits);
+        let mut replies = Vec::new();
+        for (name, texts, tokens) in pushes {
+            let (mut jobs, receivers) = jobs_of(name, &vec![tokens; texts]);
+            let _may_be_refused = queue.push(&mut jobs, 100.0);
+            replies.push((name, tokens, receivers));
+            let depth = queue.depth();
+            prop_assert!(limits.hold(depth), "{depth:?} wait, over {limits:?}");
+        }
+        // The six others are seven clients with the new one.
+        let (mut new, _receiver) = jobs_of(6, &[max_texts * 64 / 7]);
+        prop_assert_eq!(queue.push(&mut new, 100.0), Ok(1));
+    }
 }

@@ -16,9 +16,11 @@ use crate::cache::LogitsCache;
 use crate::classifier::Classifier;
 use crate::cli::Failure;
 use crate::config::{ConfigError, Preload, ServeArgs};
+use crate::exit::end_process;
 use crate::inference::runtime;
 use crate::metrics::Metrics;
 use crate::model::Role;
+use crate::panics::MustFinish;
 use stop::StopSignals;
 
 use crate::residency::{Residency, UnloadCause, Watchdog};
@@ -118,7 +120,8 @@ impl Application {
         state.draining.store(true, Ordering::Relaxed);
         log::info!("{}: stopping; new requests are answered for {} s", signal.name(), drain.as_secs());
         actix_web::rt::spawn(async move {
-            let again = stop.next().await;
+            let _must = MustFinish("the wait for a second signal");
+            let again = stop.next_after(signal).await;
             log::warn!("{} again: ending at once", again.name());
             again.end_process();
         });
@@ -136,7 +139,7 @@ impl Application {
         });
         if tokio::time::timeout_at(until.into(), unloading).await.is_err() || cut > 0 {
             log::warn!("stopped without waiting for runs that take longer");
-            stop::end_process(0);
+            end_process(0);
         }
         log::info!("stopped");
         Ok(())
@@ -156,6 +159,7 @@ fn preload(preload: Preload, residency: &Arc<Residency>, state: &web::Data<ApiSt
     }
     let (residency, state) = (Arc::clone(residency), state.clone());
     actix_web::rt::spawn(async move {
+        let _must = MustFinish("preloading");
         let until = Instant::now() + residency.settings().load_timeout;
         let mut any = false;
         for role in roles {

@@ -6,6 +6,7 @@ mod models;
 mod prepare;
 
 use std::env;
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use clap::builder::Resettable;
@@ -17,6 +18,7 @@ use crate::app::stop::StopSignal;
 use crate::config::ServeArgs;
 use crate::inference::prepared::DAMAGED_EXIT_CODE;
 use crate::logging::{self, LogFormat};
+use crate::panics::end_after_panic;
 use crate::residency::loader::chain;
 
 /// It was tried and failed.
@@ -86,22 +88,33 @@ impl From<crate::config::ConfigError> for Failure {
 }
 
 /// Runs the command that the arguments name; its exit code is 0, 1 when it failed, 2 when it was done
-/// but for some bad rows, 64 when a setting is wrong, 65 when a model's files are damaged, or 130 or
-/// 143 when a signal stopped it.
+/// but for some bad rows, 64 when a setting is wrong, 65 when a model's files are damaged, 70 after a
+/// panic that the program cannot go on from, or 130 or 143 when a signal stopped it.
 #[must_use]
 pub fn run() -> ExitCode {
+    let code = catch_unwind(run_command).unwrap_or_else(|_logged| end_after_panic("the command"));
+    logging::flush();
+    code
+}
+
+fn run_command() -> ExitCode {
     let mut command = without_empty_variables(Cli::command());
     let cli = match command.try_get_matches_from_mut(env::args_os()).and_then(|matches| Cli::from_arg_matches(&matches))
     {
         Ok(cli) => cli,
         Err(error) => {
-            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
-            // A closed terminal is nobody to tell.
-            let _closed = error.print();
-            if let Some(setting) = setting_of(&error, &command) {
-                eprintln!("{setting}");
+            if !error.use_stderr() {
+                // A closed terminal is nobody to tell.
+                let _closed = error.print();
+                return ExitCode::SUCCESS;
             }
-            return ExitCode::from(code);
+            let what = error.render();
+            let what = if logging::has_colours() { what.ansi().to_string() } else { what.to_string() };
+            logging::tell(what.trim_end());
+            if let Some(setting) = setting_of(&error, &command) {
+                logging::tell(setting);
+            }
+            return ExitCode::from(EXIT_USAGE);
         }
     };
     let result = match cli.command {
@@ -120,7 +133,7 @@ pub fn run() -> ExitCode {
         Err(Failure::Damaged(what)) => (DAMAGED_EXIT_CODE, what),
         Err(Failure::Stopped(signal, what)) => (signal.exit_code(), what),
     };
-    eprintln!("error: {what}");
+    logging::tell(format_args!("error: {what}"));
     ExitCode::from(code)
 }
 

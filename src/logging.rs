@@ -1,13 +1,22 @@
-//! Log lines on standard error, as text for people or as JSON for machines.
+//! Log lines on standard error, as text for people or as JSON for machines; [`queue`] writes them.
 
-use std::io::Write;
+mod queue;
+
+use std::fmt;
+use std::io::{self, Write};
 use std::time::SystemTime;
 
+use anstream::{AutoStream, ColorChoice};
+
 use clap::ValueEnum;
-use env_logger::{Builder, Env};
+use env_logger::{Builder, DEFAULT_FILTER_ENV, DEFAULT_WRITE_STYLE_ENV, Env, Target, WriteStyle};
 use log::LevelFilter;
 use log::kv::{self, Key, Value, VisitSource};
 use serde_json::{Map as JsonObject, Value as JsonValue, json};
+
+use crate::panics;
+pub(crate) use queue::flush;
+use queue::{LINES, Pipe};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,7 +44,7 @@ pub fn start_quiet(format: LogFormat) {
 fn start_with(format: LogFormat, default_filter: &str, log_texts: bool) {
     let mut builder = Builder::from_env(Env::default());
     // A variable that is set but empty says nothing, as everywhere.
-    let filter = std::env::var(env_logger::DEFAULT_FILTER_ENV).ok().filter(|filter| !filter.trim().is_empty());
+    let filter = std::env::var(DEFAULT_FILTER_ENV).ok().filter(|filter| !filter.trim().is_empty());
     builder.parse_filters(filter.as_deref().unwrap_or(default_filter));
     builder.filter_module(TEXTS_TARGET, if log_texts { LevelFilter::Info } else { LevelFilter::Off });
     if format == LogFormat::Json {
@@ -54,13 +63,31 @@ fn start_with(format: LogFormat, default_filter: &str, log_texts: bool) {
     } else {
         builder.format_timestamp_millis();
     }
+    builder.target(Target::Pipe(Box::new(Pipe)));
+    // Behind the pipe, the logger does not see what standard error is.
+    let style = std::env::var(DEFAULT_WRITE_STYLE_ENV).unwrap_or_default();
+    if style != "always" && style != "never" {
+        builder.write_style(if has_colours() { WriteStyle::Always } else { WriteStyle::Never });
+    }
+    LINES.start();
     builder.init();
-    // A panic is a line like any other, so that it is found where the log is read. Its message may
-    // quote a text, as that of a slice within a character does.
-    std::panic::set_hook(Box::new(move |panic| match panic.location() {
-        Some(place) if !log_texts => log::error!("a defect: panicked at {place}; LOG_TEXTS=true shows the message"),
-        _ => log::error!("{panic}"),
-    }));
+    panics::log_and_count(log_texts);
+}
+
+/// Whether standard error shows colours and its reader wants them.
+pub(crate) fn has_colours() -> bool {
+    AutoStream::choice(&io::stderr()) != ColorChoice::Never
+}
+
+/// Writes a line to standard error that is no log line, in order with those that are, and waits for no reader.
+pub(crate) fn tell(line: impl fmt::Display) {
+    LINES.start();
+    LINES.put(format!("{line}\n").as_bytes());
+}
+
+/// Lines that were dropped since the start.
+pub(crate) fn dropped_lines() -> u64 {
+    LINES.dropped()
 }
 
 /// Takes over a record's own fields.

@@ -10,7 +10,7 @@ use actix_web::http::header::{ACCEPT, VARY};
 use actix_web::{HttpRequest, HttpResponse, web};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
@@ -22,6 +22,7 @@ use crate::metrics::{PREFIX, RoleLabel};
 use crate::model::Role;
 use crate::residency::limits;
 use crate::residency::{MODEL_STATES, RoleStatus};
+use crate::{logging, panics};
 
 const OPEN_METRICS: &str = "application/openmetrics-text";
 const OPEN_METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -42,6 +43,11 @@ struct LimitLabel {
 struct BuildLabels {
     version: &'static str,
     architecture: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ThreadLabel {
+    thread: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -106,6 +112,13 @@ fn now(state: &ApiState) -> Registry {
     registry.register("build_info", "The running version", build);
     let uptime = ConstGauge::new(state.started.elapsed().as_secs_f64());
     registry.register_with_unit("uptime", "Time since the start", Unit::Seconds, uptime);
+    let panics = Family::<ThreadLabel, Counter>::default();
+    for (thread, count) in panics::counts() {
+        panics.get_or_create(&ThreadLabel { thread }).inc_by(count);
+    }
+    registry.register("panics", "Defects that were met, by kind of thread", panics);
+    let dropped = ConstCounter::new(logging::dropped_lines());
+    registry.register("log_lines_dropped", "Log lines that standard error did not take in time", dropped);
     registry.register("ready", "Whether requests should be sent here", ConstGauge::new(i64::from(state.is_ready())));
     registry
 }

@@ -35,7 +35,7 @@ pub(super) async fn bundle(role: Role, state: &ApiState) -> Result<Arc<Bundle>, 
     };
     let opened = tokio::task::spawn_blocking(move || Bundle::open(&directory, precision))
         .await
-        .map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))?;
+        .map_err(|_panic| ApiError::new(ErrorKind::Internal, "reading the model's files failed; the log says why"))?;
     opened.map(Arc::new).map_err(|error| {
         log::error!("the {role} model cannot be described: {}", crate::residency::loader::chain(&error));
         ApiError::new(ErrorKind::Unavailable, format!("the {role} model's files cannot be used; the log says why"))

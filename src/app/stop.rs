@@ -1,12 +1,20 @@
 //! The signals that ask the process to stop.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, timeout_at};
+
+use crate::exit::end_process;
 
 /// 128 and the signal's number, as shells tell it.
 const EXIT_BY_SIGTERM: u8 = 143;
 const EXIT_BY_SIGINT: u8 = 130;
+
+/// Time in which a signal that comes again is still the same wish: GNU `timeout` sends its signal to the process and
+/// to the process's group.
+const SAME_WISH: Duration = Duration::from_secs(1);
 
 /// Listens for both signals; taken over from the moment it is made.
 pub(crate) struct StopSignals {
@@ -15,7 +23,7 @@ pub(crate) struct StopSignals {
 }
 
 /// The one that came.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopSignal {
     Terminate,
     Interrupt,
@@ -31,6 +39,17 @@ impl StopSignals {
             _ = self.terminate.recv() => StopSignal::Terminate,
             _ = self.interrupt.recv() => StopSignal::Interrupt,
         }
+    }
+
+    /// The next one that says more than `first`, which has just come: another one, or the same after a second.
+    pub(crate) async fn next_after(&mut self, first: StopSignal) -> StopSignal {
+        let until = Instant::now() + SAME_WISH;
+        while let Ok(again) = timeout_at(until, self.next()).await {
+            if again != first {
+                return again;
+            }
+        }
+        self.next().await
     }
 }
 
@@ -52,14 +71,6 @@ impl StopSignal {
 
     /// Ends the process with that exit code.
     pub(crate) fn end_process(self) -> ! {
-        end_process(self.exit_code().into())
+        end_process(self.exit_code())
     }
-}
-
-/// Ends the process at once. What is registered to run at a usual exit would pull ONNX Runtime from
-/// under the runs that are still going on.
-#[allow(unsafe_code, reason = "the system's own exit is a C function")]
-pub(crate) fn end_process(code: i32) -> ! {
-    // SAFETY: _exit takes any code and touches nothing of this process's memory.
-    unsafe { libc::_exit(code) }
 }

@@ -194,8 +194,9 @@ impl Classifier {
                 texts.into_iter().map(encode).collect::<Result<Vec<_>, _>>()
             });
             let done = tokio::time::timeout_at(query.deadline.into(), task).await;
-            encoded.extend(done.map_err(|_elapsed| ClassifyError::DeadlinePassed)?.map_err(|error| {
-                log::error!("tokenizing ended early: {error}");
+            encoded.extend(done.map_err(|_elapsed| ClassifyError::DeadlinePassed)?.map_err(|_panic| {
+                // The error quotes the message of the panic, which may quote a text.
+                log::error!("tokenizing ended with a panic");
                 ClassifyError::Internal
             })??);
         }

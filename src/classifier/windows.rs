@@ -134,8 +134,8 @@ impl Classifier {
                     // Where the queue was closed, some never were in it.
                     in_queue = usize::saturating_sub(in_queue, 1);
                     let key = &keys[index];
-                    // A worker that is gone has been stopped.
-                    let inferred = reply.unwrap_or(Err(InferenceError::Evicted));
+                    // Only a panic lets go of a text without an answer; to try it again would be to panic again.
+                    let inferred = reply.unwrap_or(Err(InferenceError::Failed));
                     if let Err(InferenceError::QueueFull { retry_after }) = inferred {
                         // It made room for another client's text. A query that has begun waits with it.
                         if in_queue == 0 && done.is_empty() {

@@ -53,6 +53,7 @@ Exit codes:
   2    finished, but some rows were bad
   64   an argument or setting is wrong, or a column is missing
   65   a model's files are damaged
+  70   a defect of the program; what was written is good up to there
   130  stopped by Ctrl-C, 143 by SIGTERM; with --output, --resume goes on from there";
 
 /// What stands for standard input.
@@ -197,7 +198,7 @@ fn conclude(
     settings: &ResidencySettings,
 ) -> Result<(), Failure> {
     if let Some(output) = &arguments.output {
-        eprintln!("{}", bulk.bar.summary(bulk.rows, &output.display().to_string()));
+        logging::tell(bulk.bar.summary(bulk.rows, &output.display().to_string()));
     }
     let go_on = if bulk.progress.is_some() { "; the same command with --resume goes on from there" } else { "" };
     match result {
@@ -233,9 +234,9 @@ fn stop_signal() -> io::Result<watch::Receiver<Option<StopSignal>>> {
     let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
         let signal = signals.next().await;
-        eprintln!("{}: stopping after the rows at hand; once more to stop at once", signal.name());
+        logging::tell(format_args!("{}: stopping after the rows at hand; once more to stop at once", signal.name()));
         sender.send_replace(Some(signal));
-        signals.next().await.end_process();
+        signals.next_after(signal).await.end_process();
     });
     Ok(receiver)
 }

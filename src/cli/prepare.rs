@@ -20,12 +20,19 @@ pub(super) struct PrepareArgs {
     #[arg(long, value_name = "DIR")]
     bundle: Option<PathBuf>,
 
+    /// End with the process of this id, which started this one
+    #[arg(long, value_name = "PID", hide = true)]
+    end_with: Option<u32>,
+
     #[command(flatten)]
     models: ModelArgs,
 }
 
 pub(super) fn run(log_format: LogFormat, arguments: &PrepareArgs) -> Result<(), Failure> {
     logging::start(log_format, false);
+    if let Some(parent) = arguments.end_with {
+        reclaim::end_with(parent).map_err(|error| Failure::failed(&error))?;
+    }
     // When memory runs out, it is this process that has to go, not the server that waits for it.
     reclaim::go_first_when_memory_runs_out();
     let models = &arguments.models;

@@ -1,6 +1,7 @@
 //! Worker threads that each own one session and run batches from one queue.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,7 @@ use super::session::{InferenceSession, SessionError, Terminator};
 use crate::metrics::Metrics;
 use crate::model::bundle::ActivationCost;
 use crate::model::{Encoding, Role};
+use crate::panics::supervise;
 
 /// What a session's arena may keep from run to run where memory is tight: that of batches of up to
 /// 130 tokens. Giving it back and taking it again costs a full batch of the heavy model 3 to 7 % more
@@ -226,26 +228,33 @@ fn work(shared: &Shared, mut session: InferenceSession) {
     // What this session's arena has grown to: a run within it allocates nothing new.
     let mut arena_bytes = 0;
     let mut patience = Some(shared.queue.patience(ARENA_PATIENCE));
-    while let Some(batch) =
-        shared.queue.take(shared.max_batch_tokens.load(Ordering::Relaxed), shared.padding, patience.take())
-    {
+    supervise(&format!("a worker of the {} model", shared.role), || {
+        let max_batch_tokens = shared.max_batch_tokens.load(Ordering::Relaxed);
+        let Some(batch) = shared.queue.take(max_batch_tokens, shared.padding, patience.take()) else {
+            return ControlFlow::Break(());
+        };
         if batch.is_empty() {
             if let Err(error) = session.give_arena_back() {
                 log::warn!("the memory of the {} model's last runs was not given back: {error}", shared.role);
             }
             shared.arenas_given_back.fetch_add(1, Ordering::Relaxed);
             arena_bytes = 0;
-            continue;
+            return ControlFlow::Continue(());
         }
         // Begins before the run, so that a nudge during it is not missed.
         patience = Some(shared.queue.patience(ARENA_PATIENCE));
-        let Some((batch, reservation)) = reserve(shared, batch, arena_bytes) else { continue };
-        let needed = activation_bytes(shared, &batch);
-        let shrink = needed > shared.kept_arena_bytes || shared.shrink_every_run.load(Ordering::Relaxed);
-        run(shared, batch, |encodings| session.run(encodings, shrink));
-        arena_bytes = if shrink { 0 } else { arena_bytes.max(needed) };
-        drop(reservation);
-    }
+        // A panic about these texts is their failure: however many such texts come, the worker goes on. It is logged
+        // where it happens.
+        let _failed = catch_unwind(AssertUnwindSafe(|| {
+            let Some((batch, reservation)) = reserve(shared, batch, arena_bytes) else { return };
+            let needed = activation_bytes(shared, &batch);
+            let shrink = needed > shared.kept_arena_bytes || shared.shrink_every_run.load(Ordering::Relaxed);
+            run(shared, batch, |encodings| session.run(encodings, shrink));
+            arena_bytes = if shrink { 0 } else { arena_bytes.max(needed) };
+            drop(reservation);
+        }));
+        ControlFlow::Continue(())
+    });
 }
 
 fn activation_bytes(shared: &Shared, batch: &[Job]) -> u64 {

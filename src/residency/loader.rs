@@ -19,6 +19,7 @@ use crate::inference::runtime::{self, RuntimeError};
 use crate::inference::session::{InferenceSession, LoadStop, SessionError, Weights};
 use crate::model::bundle::{ActivationCost, LoadedBytes};
 use crate::model::{Bundle, BundleError, LongText, Role, TextTokenizer, TokenizerError, TruncationSide};
+use crate::panics::MustFinish;
 
 /// Longest time that writing prepared weights may take.
 const PREPARE_PATIENCE: Duration = Duration::from_secs(180);
@@ -84,6 +85,8 @@ impl Residency {
     fn load_now(self: Arc<Self>, role: Role, stop: &LoadStop) {
         let started = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| self.load_model(role, stop))).unwrap_or(Err(LoadError::Panic));
+        // Otherwise the role would stay in `loading`.
+        let _must = MustFinish("the end of a load");
         let slot = self.slot(role);
         let mut state = slot.lock();
         match result {
@@ -234,7 +237,8 @@ impl Residency {
     }
 
     /// Writes the prepared weights in a process of its own: its memory goes back whole, and when it
-    /// needs too much it is the one that the kernel ends.
+    /// needs too much it is the one that the kernel ends. The kernel also ends it with the thread that started it,
+    /// so that thread waits for it.
     fn prepare_in_child(&self, role: Role, bundle: &Bundle, stop: &LoadStop) -> Result<(), NotPrepared> {
         let settings = &self.settings;
         let _alone = self.alone_in_preparing(role)?;
@@ -249,6 +253,8 @@ impl Residency {
             .args(["--model-precision", settings.precision.as_str()])
             .arg("--model-cache-dir")
             .arg(settings.prepared.directory())
+            .arg("--end-with")
+            .arg(std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         if let Some(library) = &settings.onnxruntime_library {

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::slot::{SlotState, State};
 use super::{FallbackReason, Residency, ResidencySettings, reclaim};
 use crate::model::Role;
+use crate::panics::MustFinish;
 
 /// How long runs in flight may take before they are ended.
 const RUN_PATIENCE: Duration = Duration::from_secs(5);
@@ -54,6 +55,8 @@ impl Residency {
     /// for it are sent on. Returns the bytes given back, or `None` when it was not loaded. An unload
     /// by hand bars the role also when nothing was loaded.
     pub fn unload(self: &Arc<Self>, role: Role, cause: UnloadCause) -> Option<u64> {
+        // Half an unload leaves a role that never answers again.
+        let _must = MustFinish("an unload");
         let slot = self.slot(role);
         let (before, _) = self.read_memory();
         let (model, ready_for) = {

@@ -1,6 +1,7 @@
 //! Reads memory at a fixed interval and acts on it: relieves pressure, evicts, unloads idle models.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -11,6 +12,7 @@ use super::memory::Reading;
 use super::unload::UnloadCause;
 use super::{Residency, reclaim};
 use crate::model::Role;
+use crate::panics::supervise;
 
 /// Time between two reliefs while pressure lasts.
 const RELIEF_INTERVAL: Duration = Duration::from_secs(10);
@@ -50,9 +52,13 @@ impl Watchdog {
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
             let mut watch = Watch::new(&residency);
-            while !wait(&stopped, residency.settings.check_interval) {
+            supervise("the watchdog", || {
+                if wait(&stopped, residency.settings.check_interval) {
+                    return ControlFlow::Break(());
+                }
                 watch.look(&residency);
-            }
+                ControlFlow::Continue(())
+            });
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,11 +17,6 @@ fn wait_for_log(server: &Server, what: &str) {
         assert!(started.elapsed() < PATIENCE, "{what:?} was not logged:\n{}", server.log());
         thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn signal(server: &Server, name: &str) {
-    let status = Command::new("kill").args(["-s", name, &server.pid().to_string()]).status().unwrap();
-    assert!(status.success());
 }
 
 #[test]
@@ -100,7 +94,7 @@ fn while_draining_replies_send_their_clients_to_a_new_connection() {
     let mut server = Server::start(&[("DRAIN_SECONDS", "1")]);
     assert_eq!(server.get("/livez").header("connection"), None);
     let started = Instant::now();
-    signal(&server, "INT");
+    server.signal("INT");
     wait_for_log(&server, "SIGINT: stopping");
     assert_eq!(server.get("/livez").header("connection"), Some("close"));
     assert_eq!(server.wait(), Some(0));
@@ -142,11 +136,38 @@ fn a_request_that_never_ends_is_cut_at_the_timeout() {
 fn a_second_signal_ends_at_once() {
     for (first, second, code) in [("TERM", "INT", 130), ("INT", "TERM", 143)] {
         let mut server = Server::start(&[("DRAIN_SECONDS", "29"), ("SHUTDOWN_TIMEOUT", "30")]);
-        signal(&server, first);
+        server.signal(first);
         wait_for_log(&server, "stopping");
         let started = Instant::now();
-        signal(&server, second);
+        server.signal(second);
         assert_eq!(server.wait(), Some(code));
         assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     }
+}
+
+#[test]
+fn the_same_signal_twice_within_a_second_is_one() {
+    for name in ["TERM", "INT"] {
+        let mut server = Server::start(&[("DRAIN_SECONDS", "2")]);
+        server.signal(name);
+        wait_for_log(&server, "stopping");
+        let started = Instant::now();
+        server.signal(name);
+        assert_eq!(server.wait(), Some(0), "{}", server.log());
+        assert!(started.elapsed() > Duration::from_secs(1), "it drained: {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn the_same_signal_after_a_second_ends_at_once() {
+    let mut server = Server::start(&[("DRAIN_SECONDS", "29"), ("SHUTDOWN_TIMEOUT", "30")]);
+    server.terminate();
+    wait_for_log(&server, "stopping");
+    server.terminate();
+    thread::sleep(Duration::from_millis(1200));
+    assert_eq!(server.get("/livez").status, 200);
+    let started = Instant::now();
+    server.terminate();
+    assert_eq!(server.wait(), Some(143));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }

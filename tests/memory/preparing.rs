@@ -2,16 +2,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::group::Group;
 use crate::limits::assert_well;
 use crate::load::{Load, text};
-use crate::support::{self, PATIENCE, Server};
+use crate::support::{self, Server};
 
 fn copy_bundle(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -61,20 +60,7 @@ fn a_child_killed_while_preparing_costs_speed_but_no_answer() {
     let folder = cache.path().display().to_string();
     let server = group.start(&[("MODEL_CACHE_DIR", &folder)]);
     let load = Load::start(&server, 2, 10, text);
-    let started = Instant::now();
-    let child = loop {
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.pid())).unwrap_or_default();
-        // The loader's thread starts the child, so it is listed under that thread.
-        let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
-        let of_threads =
-            tasks.flatten().map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
-        let all = of_threads.fold(children, |all, some| all + " " + &some);
-        if let Some(child) = all.split_whitespace().next() {
-            break child.to_owned();
-        }
-        assert!(started.elapsed() < PATIENCE, "no child was started:\n{}", server.log());
-    };
-    assert!(Command::new("kill").args(["-9", &child]).status().unwrap().success());
+    support::signal("KILL", &server.child());
     let seen = load.finish();
     assert_well(&group, &server, &seen);
     assert_eq!(seen.by("heavy"), 10, "{:?}\n{}", seen.answers, server.log());

@@ -7,6 +7,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ pub struct Server {
     child: Child,
     port: u16,
     log: Arc<Mutex<String>>,
+    log_is_stalled: Arc<AtomicBool>,
     client: Client,
 }
 
@@ -37,9 +39,13 @@ impl Server {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the server starts");
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().expect("stderr is piped");
-        let written = Arc::clone(&log);
+        let log_is_stalled = Arc::new(AtomicBool::new(false));
+        let (written, is_stalled) = (Arc::clone(&log), Arc::clone(&log_is_stalled));
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                while is_stalled.load(Ordering::SeqCst) {
+                    thread::sleep(Duration::from_millis(5));
+                }
                 let mut log = written.lock().unwrap();
                 log.push_str(&line);
                 log.push('\n');
@@ -47,7 +53,7 @@ impl Server {
         });
         let client = Client::builder().timeout(PATIENCE).build().unwrap();
         // From here on the process ends with this value, also where it never listens.
-        let mut server = Self { child, port: 0, log, client };
+        let mut server = Self { child, port: 0, log, log_is_stalled, client };
         let started = Instant::now();
         server.port = loop {
             let log = server.log();
@@ -103,6 +109,26 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
+    /// Reads the server's log no more, or goes on with it.
+    pub fn stall_log(&self, is_stalled: bool) {
+        self.log_is_stalled.store(is_stalled, Ordering::SeqCst);
+    }
+
+    /// The id of the process that the server has started, as soon as there is one.
+    pub fn child(&self) -> String {
+        let started = Instant::now();
+        loop {
+            // A child is listed under the thread that started it.
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            let children = tasks.flatten().map(|task| std::fs::read_to_string(task.path().join("children")));
+            let children: String = children.map_while(Result::ok).collect::<Vec<_>>().join(" ");
+            if let Some(child) = children.split_whitespace().next() {
+                return child.to_owned();
+            }
+            assert!(started.elapsed() < PATIENCE, "no child was started:\n{}", self.log());
+        }
+    }
+
     /// Waits until `condition` holds for the answer of `GET /health`.
     pub fn wait_for(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
         let started = Instant::now();
@@ -118,8 +144,11 @@ impl Server {
 
     /// Asks the server to stop, as a container engine does.
     pub fn terminate(&self) {
-        let status = Command::new("kill").arg(self.pid().to_string()).status().unwrap();
-        assert!(status.success());
+        self.signal("TERM");
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(name, &self.pid().to_string());
     }
 
     /// Waits for the server's end and returns its exit code; `None` when a signal ended it.
@@ -170,6 +199,11 @@ impl Reply {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+}
+
+/// Sends the signal of this name to a process.
+pub fn signal(name: &str, pid: &str) {
+    assert!(Command::new("kill").args(["-s", name, pid]).status().unwrap().success());
 }
 
 /// The program with these environment variables, none of the caller's settings, and a free port.

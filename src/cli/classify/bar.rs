@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::progress::Counts;
+use crate::logging;
 
 /// Pause between two drawings while nothing happens.
 const TICK: Duration = Duration::from_millis(250);
@@ -60,7 +61,13 @@ impl Bar {
 
     /// Writes a line without spoiling the bar.
     pub(super) fn tell(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| {
+            logging::tell(line);
+            if !self.bar.is_hidden() {
+                // Before the bar is drawn again.
+                logging::flush();
+            }
+        });
     }
 
     /// Takes the bar away and says what was done.

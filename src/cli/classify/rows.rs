@@ -13,6 +13,7 @@ use super::object::{Object, quoted};
 use super::table::{Record, TableReader};
 use crate::api::request::is_blank;
 use crate::cli::Failure;
+use crate::panics::MustFinish;
 
 /// Why a row that is not UTF-8 is bad.
 pub(super) const NOT_UTF_8: &str = "is not UTF-8; convert the texts to UTF-8, for instance with iconv";
@@ -207,6 +208,8 @@ impl Rows {
     pub(super) fn into_groups(mut self) -> io::Result<Receiver<io::Result<Group>>> {
         let (sender, receiver) = channel(GROUPS_AHEAD);
         thread::Builder::new().name("rows".to_owned()).spawn(move || {
+            // Without it, the rest would seem not to be there.
+            let _must = MustFinish("reading rows");
             loop {
                 let (group, has_ended) = self.next_group();
                 if !group.rows.is_empty() && sender.blocking_send(Ok(group)).is_err() {

@@ -1,6 +1,7 @@
 //! The command line: one subcommand, one thing that is started.
 
 mod classify;
+pub mod environment;
 mod health;
 mod models;
 mod prepare;

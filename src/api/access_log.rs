@@ -20,8 +20,8 @@ use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage, HttpRequest, web};
 use log::kv::Value;
 
-use super::ApiState;
 use super::pages::PAGE_HEADERS;
+use super::{ApiState, routed_path};
 use crate::classifier::Answer;
 use crate::metrics::Answered;
 use crate::residency::FallbackReason;
@@ -107,7 +107,7 @@ impl Observation {
             started: Instant::now(),
             id: sent_id(request.headers()).unwrap_or_else(new_id),
             method: method_name(request.method()),
-            route: request.resource_map().match_pattern(request.path()).unwrap_or_else(|| NO_ROUTE.to_owned()),
+            route: request.resource_map().match_pattern(routed_path(request)).unwrap_or_else(|| NO_ROUTE.to_owned()),
             status: Cell::new(CLIENT_GONE),
             notes,
             state,

@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Empty,
     /// No key, or a wrong one.
     Unauthorized,
+    /// A path that a setting has to turn on.
+    Forbidden,
     /// No such path or model.
     NotFound,
     /// The path knows other methods.
@@ -49,6 +51,7 @@ impl ErrorKind {
         match self {
             Self::BadRequest | Self::Empty => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -68,6 +71,7 @@ impl ErrorKind {
         match self {
             Self::BadRequest | Self::Empty => "bad_request",
             Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",

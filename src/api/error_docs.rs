@@ -11,6 +11,7 @@ use utoipa::openapi::{ContentBuilder, RefOr, Response, ResponseBuilder};
 
 use super::error::{ApiError, ErrorKind};
 use super::error_shape::Shape;
+use super::guard::ADMIN_IS_OFF;
 
 /// What any path may answer.
 const GUARDS: [(ErrorKind, &str); 2] = [
@@ -34,16 +35,25 @@ const INFERENCE: [(ErrorKind, &str); 9] = [
     (ErrorKind::DeadlinePassed, "the answer was not ready before the request's deadline"),
 ];
 
-/// What a path that loads or unloads a model may answer too.
-const ADMIN: [(ErrorKind, &str); 7] = [
+/// What a path that takes a small body may answer too.
+const BODY: [(ErrorKind, &str); 4] = [
     (ErrorKind::BadRequest, "the body cannot be decompressed as its Content-Encoding says"),
-    (ErrorKind::NotFound, "there is no model \"other\"; models are auto, heavy, light, goemotions or ekman"),
     (ErrorKind::RequestTimeout, "the body did not arrive within 30 s"),
     (ErrorKind::TooLarge, "the body is over 2097152 bytes"),
     (
         ErrorKind::UnsupportedMediaType,
         "the content encoding is \"br\"; send the body as it is, or with gzip or deflate",
     ),
+];
+
+/// What a path that loads or unloads a model may answer too.
+const ADMIN: [(ErrorKind, &str); 8] = [
+    BODY[0],
+    BODY[1],
+    BODY[2],
+    BODY[3],
+    (ErrorKind::Forbidden, ADMIN_IS_OFF),
+    (ErrorKind::NotFound, "there is no model \"other\"; models are auto, heavy, light, goemotions or ekman"),
     (ErrorKind::Unprocessable, "x-request-timeout-ms must be a whole number of milliseconds over 0"),
     (ErrorKind::Unavailable, "the heavy model was not loaded: it does not fit into the memory that is left"),
 ];
@@ -119,6 +129,8 @@ documented_errors! {
     OpenInferenceModelErrors: Shape::OpenInference, &MODEL;
     /// Of paths of KServe's contracts that only the guards may refuse.
     OpenInferenceGuardErrors: Shape::OpenInference, &[];
+    /// Of the list of models by KServe's contracts.
+    OpenInferenceIndexErrors: Shape::OpenInference, &BODY;
     /// Of loading and unloading by KServe's contracts.
     OpenInferenceAdminErrors: Shape::OpenInference, &ADMIN;
 }

@@ -8,7 +8,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpResponse, ResponseError};
 
 use super::error::ApiError;
-use super::{open_inference, python_compat, tei};
+use super::{open_inference, python_compat, routed_path, tei};
 
 /// How a contract writes its errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub async fn of_contract<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let shape = Shape::of(request.path());
+    let shape = Shape::of(routed_path(&request));
     let response = next.call(request).await.map_err(|error| match error.as_error::<ApiError>() {
         Some(api_error) => {
             let reply = shape.reply(api_error);

@@ -10,14 +10,14 @@ use std::str::FromStr;
 use actix_cors::Cors;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HOST, HeaderMap, ORIGIN};
+use actix_web::http::header::HeaderMap;
 use actix_web::http::{Method, Uri};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, web};
 
-use super::ApiState;
 use super::error::{ApiError, ErrorKind};
-use address::{TrustedProxies, is_forwarded};
+use super::{ApiState, routed_path};
+use address::TrustedProxies;
 use keys::{Keys, sent_key};
 use rate::{Client, Excess, RateLimit};
 
@@ -26,6 +26,10 @@ const CORS_MAX_AGE_SECONDS: usize = 3600;
 
 /// Paths that say whether the server is up: those who ask, such as a kubelet, have no key.
 const ALWAYS_OPEN: [&str; 2] = ["/livez", "/readyz"];
+
+/// What the administrative paths answer where no key for them is set.
+pub(super) const ADMIN_IS_OFF: &str =
+    "loading and unloading by request is off; set ADMIN_KEY or ADMIN_KEY_FILE and start the server again to turn it on";
 
 /// Files of pages.
 const PAGE_FOLDERS: [&str; 2] = ["/docs/", "/playground/"];
@@ -128,7 +132,7 @@ impl Origins {
 pub struct Guard {
     /// Keys that open everything but the administrative paths; empty: open to all.
     pub keys: Keys,
-    /// Keys that open the administrative paths too; empty: these are open to this machine only.
+    /// Keys that open the administrative paths too; empty: these are off.
     pub admin: Keys,
     /// What needs no key.
     pub open: OpenPaths,
@@ -192,20 +196,16 @@ impl Guard {
         }
     }
 
-    /// Lets through who sends `ADMIN_KEY`; without one, who is on this machine and asks for it by
-    /// one of its own names: neither a proxy here nor a page in a browser here is meant by that.
-    fn check_admin(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<(), ApiError> {
-        let allowed = if self.admin.is_empty() {
-            peer.is_some_and(|peer| peer.to_canonical().is_loopback())
-                && !is_forwarded(headers)
-                && is_local_ask(headers)
-        } else {
-            sent_key(headers).is_some_and(|sent| self.admin.position(sent).is_some())
-        };
-        if allowed {
+    /// Lets through who sends `ADMIN_KEY`. An address is no proof: a proxy on this machine makes
+    /// every client look local.
+    fn check_admin(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        if self.admin.is_empty() {
+            return Err(ApiError::new(ErrorKind::Forbidden, ADMIN_IS_OFF));
+        }
+        if sent_key(headers).is_some_and(|sent| self.admin.position(sent).is_some()) {
             return Ok(());
         }
-        let what = "this path needs ADMIN_KEY as a Bearer token or in X-API-Key; without a key it is open to requests from the server's own machine to localhost only";
+        let what = "this path needs ADMIN_KEY as a Bearer token or in X-API-Key";
         Err(ApiError::new(ErrorKind::Unauthorized, what))
     }
 }
@@ -227,18 +227,6 @@ fn refusal(rate: &RateLimit, things: &str, excess: Excess) -> ApiError {
     }
 }
 
-/// Whether the request was sent to this machine's own name, and not by a page from elsewhere.
-fn is_local_ask(headers: &HeaderMap) -> bool {
-    let header = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let Some(host) = header(HOST) else { return false };
-    let name = host
-        .strip_prefix('[')
-        .map_or_else(|| host.split(':').next().unwrap_or_default(), |rest| rest.split(']').next().unwrap_or_default());
-    let is_local = name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    let of_this_page = |origin: &str| origin.split_once("://").is_some_and(|(_, place)| place == host);
-    is_local && header(ORIGIN).is_none_or(of_this_page)
-}
-
 /// Refuses who may not go on. The path's contract gives the refusal its shape.
 ///
 /// # Errors
@@ -249,7 +237,7 @@ pub(crate) async fn admit<B: MessageBody>(
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let checked = match request.app_data::<web::Data<ApiState>>() {
         Some(state) => {
-            state.guard.check(request.method(), request.path(), request.headers(), peer_of(request.request()))
+            state.guard.check(request.method(), routed_path(&request), request.headers(), peer_of(request.request()))
         }
         None => Err(ApiError::new(ErrorKind::Internal, "the server has no rules for who may ask")),
     };
@@ -264,7 +252,7 @@ pub(crate) async fn admit<B: MessageBody>(
 
 /// Lets through who may load and unload models.
 pub(super) fn require_admin(http: &HttpRequest, state: &ApiState) -> Result<(), ApiError> {
-    state.guard.check_admin(http.headers(), peer_of(http))
+    state.guard.check_admin(http.headers())
 }
 
 /// The client that a request belongs to.

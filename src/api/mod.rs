@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use actix_web::dev::ServiceRequest;
 use actix_web::web;
 
 use crate::classifier::Classifier;
@@ -78,6 +79,12 @@ impl ApiState {
             && !self.draining.load(Ordering::Relaxed)
             && crate::model::Role::ALL.into_iter().any(|role| residency.may_answer(role))
     }
+}
+
+/// The path as the router reads it, with percent signs decoded. Whoever looks at the path as it was
+/// sent sees another one than the handler that answers it.
+fn routed_path(request: &ServiceRequest) -> &str {
+    request.match_info().as_str()
 }
 
 /// All routes.

@@ -77,6 +77,7 @@ pub(super) fn error_reply(error: &ApiError) -> HttpResponse {
         ErrorKind::Unavailable => (error.kind.status(), "Unhealthy"),
         ErrorKind::BadRequest
         | ErrorKind::Unauthorized
+        | ErrorKind::Forbidden
         | ErrorKind::NotFound
         | ErrorKind::MethodNotAllowed
         | ErrorKind::RequestTimeout

@@ -1,6 +1,6 @@
 //! Settings of who may ask, how often and from where, and of what is written down about it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
@@ -22,9 +22,13 @@ pub struct GuardArgs {
     #[arg(long, env = "API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// Opens the administrative paths, and all others too; without it they are open from this machine only
-    #[arg(long, env = "ADMIN_KEY", value_name = "KEY", hide_env_values = true)]
+    /// Keys that open the administrative paths, and all others too, comma separated; without one they are off
+    #[arg(long, env = "ADMIN_KEY", value_name = "KEYS", hide_env_values = true)]
     pub admin_key: Option<String>,
+
+    /// File with such keys, comma separated or one a line [default: none]
+    #[arg(long, env = "ADMIN_KEY_FILE", value_name = "FILE")]
+    pub admin_key_file: Option<PathBuf>,
 
     /// What needs no key beside /livez and /readyz, comma separated: health, metrics, pages (/, /docs, /openapi.json), or none
     #[arg(long, env = "OPEN_PATHS", value_name = "NAMES", default_value = "pages")]
@@ -66,24 +70,15 @@ pub struct GuardArgs {
 }
 
 impl GuardArgs {
-    /// Reads the key file and puts the settings into the guard's terms; `max_texts` is the most that one
+    /// Reads the key files and puts the settings into the guard's terms; `max_texts` is the most that one
     /// request may hold.
     ///
     /// # Errors
     /// Names the setting that cannot be read or contradicts another.
     pub fn guard(&self, max_texts: u32) -> Result<Guard, ConfigError> {
-        let mut keys = Keys::from_list(self.api_key.as_deref().unwrap_or_default());
-        if let Some(file) = self.api_key_file.as_ref().filter(|file| !file.as_os_str().is_empty()) {
-            let error = |what| ConfigError { setting: "API_KEY_FILE", what };
-            let text = std::fs::read_to_string(file)
-                .map_err(|cause| error(format!("{} cannot be read: {cause}", file.display())))?;
-            let of_file = Keys::from_list(&text);
-            if of_file.is_empty() {
-                // A server that was to be closed must not start open.
-                return Err(error(format!("{} holds no key; write one key a line", file.display())));
-            }
-            keys.extend(of_file);
-        }
+        let keys = keys_of(("API_KEY", self.api_key.as_deref()), ("API_KEY_FILE", self.api_key_file.as_deref()))?;
+        let admin =
+            keys_of(("ADMIN_KEY", self.admin_key.as_deref()), ("ADMIN_KEY_FILE", self.admin_key_file.as_deref()))?;
         for (setting, burst, rate, of_rate) in [
             ("RATE_LIMIT_BURST", self.rate_limit_burst, self.rate_limit_rps, "RATE_LIMIT_RPS"),
             ("RATE_LIMIT_TEXTS_BURST", self.rate_limit_texts_burst, self.rate_limit_texts, "RATE_LIMIT_TEXTS"),
@@ -95,7 +90,7 @@ impl GuardArgs {
         }
         Ok(Guard {
             keys,
-            admin: Keys::from_list(self.admin_key.as_deref().unwrap_or_default()),
+            admin,
             open: self.open_paths,
             rate: self.rate_limit_rps.map(|rps| RateLimit::new(rps, self.rate_limit_burst.unwrap_or(rps))),
             // Without a burst of its own the rate alone refuses no request that MAX_TEXTS lets through.
@@ -105,4 +100,15 @@ impl GuardArgs {
             proxies: self.trusted_proxies.clone(),
         })
     }
+}
+
+/// The keys of a list and of a file. What is set but holds no key is an error: a server that was to
+/// be closed must not start open.
+fn keys_of(list: (&'static str, Option<&str>), file: (&'static str, Option<&Path>)) -> Result<Keys, ConfigError> {
+    let named = |setting| move |what| ConfigError { setting, what };
+    let mut keys = list.1.map_or(Ok(Keys::default()), Keys::from_list).map_err(named(list.0))?;
+    if let Some(path) = file.1 {
+        keys.extend(Keys::from_file(path).map_err(named(file.0))?);
+    }
+    Ok(keys)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use reqwest::blocking::RequestBuilder;
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, Reply, Server};
+use crate::support::{ADMIN_KEY, PATIENCE, Reply, Server};
 
 /// A word that no log line has by itself.
 const MARKER: &str = "zyxmarkerxyz";
@@ -36,7 +36,7 @@ fn sent_with_id(request: RequestBuilder, id: &str) -> Reply {
 
 #[test]
 fn a_json_line_has_what_there_is_to_know_of_a_request() {
-    let server = Server::start(&[("LOG_FORMAT", "json"), ("USE_LIGHT_MODEL", "true")]);
+    let server = Server::start(&[ADMIN_KEY, ("LOG_FORMAT", "json"), ("USE_LIGHT_MODEL", "true")]);
     let client = server.client();
     let reply = sent_with_id(client.post(server.url("/analyze")).json(&json!({"texts": ["I am glad", "oh"]})), "a-1");
     assert_eq!((reply.status, reply.header("x-request-id")), (200, Some("a-1")));
@@ -61,8 +61,14 @@ fn a_json_line_has_what_there_is_to_know_of_a_request() {
     let line = line_of(&server, "a-2");
     assert_eq!((&line["route"], &line["status"]), (&json!("unmatched"), &json!(404)));
     assert!(line.get("model").is_none() && line.get("fallback").is_none(), "{line}");
-    sent_with_id(client.post(server.url("/admin/models/light/unload")), "a-3");
-    assert_eq!(line_of(&server, "a-3")["route"], "/admin/models/{role}/unload");
+    let unload = |path| client.post(server.url(path)).header("x-api-key", ADMIN_KEY.1);
+    sent_with_id(unload("/admin/models/light/unload"), "a-3");
+    // Written down as what it does, however its path is spelled.
+    sent_with_id(unload("/%61dmin/models/light/unloa%64"), "a-4");
+    for id in ["a-3", "a-4"] {
+        let line = line_of(&server, id);
+        assert_eq!((&line["route"], &line["status"]), (&json!("/admin/models/{role}/unload"), &json!(200)), "{line}");
+    }
 }
 
 #[test]
@@ -159,7 +165,10 @@ fn send_marker_everywhere(server: &Server) {
         (504, analyze().json(&json!({"texts": [wide, MARKER]})).header("x-request-timeout-ms", "1")),
         (422, analyze().json(&json!({"text": MARKER})).header("x-request-timeout-ms", MARKER)),
         (404, server.client().get(server.url(&format!("/{MARKER}?{MARKER}={MARKER}")))),
-        (404, server.client().post(server.url(&format!("/admin/models/{MARKER}/load")))),
+        (
+            404,
+            server.client().post(server.url(&format!("/admin/models/{MARKER}/load"))).header("x-api-key", ADMIN_KEY.1),
+        ),
         (405, server.client().put(server.url("/analyze")).body(MARKER)),
         (200, server.client().get(server.url("/livez")).header("x-request-id", format!("{MARKER}\u{e9}"))),
         (200, server.client().get(server.url("/livez")).header("authorization", format!("Bearer {MARKER}"))),
@@ -183,6 +192,7 @@ fn send_marker_everywhere(server: &Server) {
 fn no_text_is_ever_logged_unless_asked_for() {
     for (level, format) in [("info", "text"), ("trace", "json")] {
         let mut server = Server::start(&[
+            ADMIN_KEY,
             ("RUST_LOG", level),
             ("LOG_FORMAT", format),
             ("MAX_TEXTS", "3"),

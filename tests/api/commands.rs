@@ -320,7 +320,10 @@ fn an_empty_variable_counts_as_unset() {
         "MODEL_LOAD_TIMEOUT",
         "USE_LIGHT_MODEL",
         "MODEL_MEMORY_LIMIT",
+        "API_KEY",
+        "API_KEY_FILE",
         "ADMIN_KEY",
+        "ADMIN_KEY_FILE",
         "LOG_FORMAT",
         "RUST_LOG",
         "PRELOAD_MODELS",
@@ -328,8 +331,7 @@ fn an_empty_variable_counts_as_unset() {
     ];
     let server = Server::start(&variables.map(|variable| (variable, "")));
     assert_eq!(server.get("/health").json["roles"]["heavy"]["name"], "goemotions");
-    // Without a key the administrative paths are open to this machine.
-    assert_eq!(server.post("/admin/models/heavy/unload", &Value::Null).status, 200);
+    assert_eq!(server.post("/admin/models/heavy/unload", &Value::Null).status, 403, "ADMIN_KEY counts as unset");
     let mut health = command(&[("PORT", ""), ("HOST", "")]);
     health.args(["health", "--port", &server.port().to_string()]);
     // The light model may still be loaded.

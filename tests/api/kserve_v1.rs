@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::Server;
+use crate::support::{ADMIN_KEY, Server};
 
 const HAPPY: &str = "I am so happy that you came!";
 
@@ -32,13 +32,13 @@ fn each_instance_gets_a_prediction_in_order() {
 
 #[test]
 fn models_are_listed_with_their_readiness() {
-    let server = Server::start(&[]);
+    let server = Server::start(&[ADMIN_KEY]);
     assert_eq!(server.get("/v1/models").json, json!({"models": ["goemotions", "ekman"]}));
     for name in ["heavy", "light", "auto", "goemotions", "ekman"] {
         let reply = server.get(&format!("/v1/models/{name}"));
         assert_eq!((reply.status, reply.json), (200, json!({"name": name, "ready": true})), "nothing bars its load");
     }
-    assert_eq!(server.post("/admin/models/heavy/unload", &json!({})).status, 200);
+    assert_eq!(server.administer("/admin/models/heavy/unload").status, 200);
     for (name, status) in [("heavy", 503), ("goemotions", 503), ("light", 200), ("auto", 200)] {
         assert_eq!(server.get(&format!("/v1/models/{name}")).status, status, "{name}");
     }

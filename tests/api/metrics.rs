@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{PATIENCE, Reply, Server};
+use crate::support::{ADMIN_KEY, PATIENCE, Reply, Server};
 
 /// The sample's value; `name` with its labels as they are written.
 fn value(text: &str, name: &str) -> Option<f64> {
@@ -34,7 +34,7 @@ fn wait_for_value(server: &Server, name: &str, expected: f64) {
 
 #[test]
 fn requests_texts_and_loads_are_counted() {
-    let server = Server::start(&[("USE_LIGHT_MODEL", "true")]);
+    let server = Server::start(&[ADMIN_KEY, ("USE_LIGHT_MODEL", "true")]);
     let before = scrape(&server);
     assert_eq!(value(&before, "emotion_model_state{role=\"light\",state=\"absent\"}"), Some(1.0), "{before}");
     assert_eq!(value(&before, "emotion_cache_bytes"), Some(0.0), "{before}");
@@ -71,7 +71,7 @@ fn requests_texts_and_loads_are_counted() {
     assert!(text.contains("emotion_build_info{version=\""), "{text}");
     assert!(!text.contains("emotion_memory_resident_limit_bytes"), "no limit is set:\n{text}");
 
-    assert_eq!(server.post("/admin/models/light/unload", &json!({})).status, 200);
+    assert_eq!(server.administer("/admin/models/light/unload").status, 200);
     let text = scrape(&server);
     assert_eq!(value(&text, "emotion_model_unloads_total{role=\"light\",reason=\"admin\"}"), Some(1.0), "{text}");
     assert!(value(&text, "emotion_model_unloaded_bytes_total{role=\"light\"}") > Some(0.0), "{text}");

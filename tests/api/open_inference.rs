@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use crate::support::{Reply, Server};
+use crate::support::{ADMIN_KEY, Reply, Server};
 
 const HAPPY: &str = "I am so happy that you came!";
 const ANGRY: &str = "I hate you, you make me so angry!";
@@ -257,7 +257,7 @@ fn server_and_models_describe_themselves() {
 
 #[test]
 fn the_repository_lists_loads_and_unloads_models() {
-    let server = Server::start(&[]);
+    let server = Server::start(&[ADMIN_KEY]);
     let states = || -> Vec<(String, String)> {
         let reply = server.post("/v2/repository/index", &json!({}));
         assert_eq!(reply.status, 200, "{}", reply.text);
@@ -269,12 +269,14 @@ fn the_repository_lists_loads_and_unloads_models() {
         vec![("goemotions".to_owned(), heavy.to_owned()), ("ekman".to_owned(), light.to_owned())]
     };
     assert_eq!(states(), expected("UNAVAILABLE", "UNAVAILABLE"));
-    assert_eq!(server.post("/v2/repository/models/heavy/load", &json!({})).status, 200);
-    let light = Reply::of(server.client().post(server.url("/v2/repository/models/ekman/load")));
+    assert_eq!(server.administer("/v2/repository/models/heavy/load").status, 200);
+    let light = server.administer("/v2/repository/models/ekman/load");
     assert_eq!((light.status, light.json), (200, json!({"name": "ekman", "load": true})), "the body may be empty");
     assert_eq!(states(), expected("READY", "READY"));
     let unload = json!({"parameters": {"unload_dependents": false}});
-    assert_eq!(server.post("/v2/repository/models/goemotions/unload", &unload).status, 200);
+    let path = server.url("/v2/repository/models/goemotions/unload");
+    let reply = Reply::of(server.client().post(path).header("x-api-key", ADMIN_KEY.1).json(&unload));
+    assert_eq!(reply.status, 200, "{}", reply.text);
     assert_eq!(states(), expected("UNAVAILABLE", "READY"));
     let ready = server.post("/v2/repository/index", &json!({"ready": true})).json;
     assert_eq!(ready.as_array().unwrap().len(), 1, "{ready}");
@@ -284,11 +286,11 @@ fn the_repository_lists_loads_and_unloads_models() {
     assert_eq!(barred.status, 503, "{}", barred.text);
     let auto = server.post("/v2/models/auto/infer", &tensor(json!([1]), json!([HAPPY])));
     assert_eq!((auto.status, &auto.json["model_name"]), (200, &json!("ekman")), "{}", auto.text);
-    assert_eq!(server.post("/v2/repository/models/goemotions/load", &json!({})).status, 200);
+    assert_eq!(server.administer("/v2/repository/models/goemotions/load").status, 200);
     assert_eq!(server.post("/v2/models/heavy/infer", &tensor(json!([1]), json!([HAPPY]))).status, 200);
 
     for path in ["/v2/repository/models/none/load", "/v2/repository/models/auto/unload"] {
-        assert_eq!(server.post(path, &json!({})).status, 404, "{path}");
+        assert_eq!(server.administer(path).status, 404, "{path}");
     }
     assert_eq!(server.post("/v2/repository/index", &json!({"ready": "yes"})).status, 400);
 }

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::shared::{answered, assert_error, log_with, server};
-use crate::support::{Reply, Server};
+use crate::support::{ADMIN_KEY, Reply, Server};
 
 const TEXT: &str = "I am so happy that you came!";
 
@@ -78,50 +78,52 @@ fn models_lists_both_roles_the_heavy_one_first() {
     assert_eq!(light["revision"], answer["model"]["revision"]);
 }
 
-fn admin(server: &Server, path: &str) -> Reply {
-    Reply::of(server.client().post(server.url(path)))
-}
-
 #[test]
 fn a_model_can_be_loaded_and_unloaded_by_hand() {
-    let server = Server::start(&[]);
-    let loaded = answered(&admin(&server, "/admin/models/light/load"));
+    let server = Server::start(&[ADMIN_KEY]);
+    let loaded = answered(&server.administer("/admin/models/light/load"));
     assert_eq!((&loaded["role"], &loaded["state"]), (&json!("light"), &json!("ready")), "{loaded}");
     // Doing it twice is no error.
-    assert_eq!(answered(&admin(&server, "/admin/models/light/load"))["state"], "ready");
+    assert_eq!(answered(&server.administer("/admin/models/light/load"))["state"], "ready");
 
-    let unloaded = answered(&admin(&server, "/admin/models/light/unload"));
+    let unloaded = answered(&server.administer("/admin/models/light/unload"));
     assert_eq!(unloaded["state"], "barred", "{unloaded}");
     let refused = server.post("/analyze", &json!({"text": TEXT, "model": "light"}));
     assert_error("light", &refused, 503, "unavailable", "the light model ekman was unloaded by hand");
 
     // A model that was never loaded can be barred too.
-    assert_eq!(answered(&admin(&server, "/admin/models/heavy/unload"))["state"], "barred");
+    assert_eq!(answered(&server.administer("/admin/models/heavy/unload"))["state"], "barred");
     let health = server.get("/health");
     assert_eq!((health.status, &health.json["status"]), (200, &json!("degraded")), "{}", health.text);
     assert_eq!(server.get("/readyz").status, 503);
     assert_eq!(server.get("/livez").status, 200);
 
-    answered(&admin(&server, "/admin/models/light/load"));
+    answered(&server.administer("/admin/models/light/load"));
     let reply = answered(&server.post("/analyze", &json!({"text": TEXT})));
     assert_eq!(reply["fallback"], json!({"from": "heavy", "reason": "barred"}), "{reply}");
     let strict = server.post("/analyze", &json!({"text": TEXT, "model": "heavy", "strict": true}));
     assert_error("strict", &strict, 503, "unavailable", "the heavy model goemotions was unloaded by hand");
 
-    answered(&admin(&server, "/admin/models/heavy/load"));
+    answered(&server.administer("/admin/models/heavy/load"));
     let reply = answered(&server.post("/analyze", &json!({"text": TEXT})));
     assert_eq!((&reply["model"]["role"], &reply["fallback"]), (&json!("heavy"), &json!(null)), "{reply}");
-    assert_error("a role", &admin(&server, "/admin/models/middle/load"), 404, "not_found", "roles are heavy and light");
+    assert_error(
+        "a role",
+        &server.administer("/admin/models/middle/load"),
+        404,
+        "not_found",
+        "roles are heavy and light",
+    );
 }
 
 #[test]
 fn requests_under_way_are_answered_when_their_model_is_unloaded() {
-    let server = Server::start(&[("CACHE_MB", "0")]);
+    let server = Server::start(&[ADMIN_KEY, ("CACHE_MB", "0")]);
     let texts: Vec<_> = (0..64).map(|number| format!("I am glad about number {number}. ").repeat(20)).collect();
     let reply = thread::scope(|scope| {
         let reply = scope.spawn(|| server.post("/analyze", &json!({"texts": texts})));
         server.wait_for("work", |health| health["roles"]["heavy"]["queued_texts"].as_u64() > Some(0));
-        answered(&admin(&server, "/admin/models/heavy/unload"));
+        answered(&server.administer("/admin/models/heavy/unload"));
         reply.join().unwrap()
     });
     let results = answered(&reply)["results"].as_array().unwrap().clone();
@@ -134,7 +136,12 @@ fn requests_under_way_are_answered_when_their_model_is_unloaded() {
 #[test]
 fn while_a_model_is_unloaded_by_hand_every_connection_is_served() {
     // One run of the heavy model that takes seconds, for which its unload waits.
-    let server = Server::start(&[("MAX_BATCH_TOKENS", "8192"), ("INFERENCE_THREADS", "1"), ("PRELOAD_MODELS", "both")]);
+    let server = Server::start(&[
+        ADMIN_KEY,
+        ("MAX_BATCH_TOKENS", "8192"),
+        ("INFERENCE_THREADS", "1"),
+        ("PRELOAD_MODELS", "both"),
+    ]);
     let long = |name: &str| format!("{name}: {}", "the rain kept us in and we told old stories. ".repeat(60));
     server.wait_for("both models being ready", |health| {
         health["roles"]["heavy"]["state"] == "ready" && health["roles"]["light"]["state"] == "ready"
@@ -147,7 +154,7 @@ fn while_a_model_is_unloaded_by_hand_every_connection_is_served() {
         server.wait_for("a run of some of them", |health| {
             health["roles"]["heavy"]["queued_texts"].as_u64().is_some_and(|waiting| (1..32).contains(&waiting))
         });
-        let unload = scope.spawn(|| admin(&server, "/admin/models/heavy/unload"));
+        let unload = scope.spawn(|| server.administer("/admin/models/heavy/unload"));
         server.wait_for("the unload", |health| health["roles"]["heavy"]["state"] == "draining");
         // Texts of this length are tokenized off the HTTP worker's own thread.
         let light = (0..clients).map(|number| {

@@ -90,8 +90,8 @@ def test_heavy_stands_beside_light_or_above_it(page):
 
 
 def test_it_says_when_the_light_model_answers_for_the_heavy_one(start, open_page):
-    server = start()
-    assert ask(f"{server.url}/admin/models/heavy/unload", method="POST")[0] == 200
+    server = start(ADMIN_KEY="two")
+    assert ask(f"{server.url}/admin/models/heavy/unload", key="two", method="POST")[0] == 200
     page = open_page(f"{server.url}/")
     page.write(TEXT)
     page.wait_for_bars(7)

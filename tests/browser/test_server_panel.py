@@ -19,9 +19,11 @@ def state(page, role: str) -> str:
 
 
 def test_models_are_loaded_and_unloaded_by_their_buttons(start, open_page):
-    server = start(MODEL_MEMORY_LIMIT="2000")
+    server = start(MODEL_MEMORY_LIMIT="2000", ADMIN_KEY="two")
     page = open_page(f"{server.url}/")
     page.wait("the panel", lambda: state(page, "heavy") == "absent")
+    page.one("#key").send_keys("two", "\ue007")
+    page.wait_for_text("A key is in use in this tab.", "#key-state")
     page.one(".model[data-role=light] button").send_keys("\ue007")
     page.wait("the load", lambda: state(page, "light") == "ready")
     page.wait_for_text("Loaded in", ".model[data-role=light] .outcome")
@@ -36,10 +38,10 @@ def test_models_are_loaded_and_unloaded_by_their_buttons(start, open_page):
 
 
 def test_the_panel_follows_the_server(start, open_page):
-    server = start()
+    server = start(ADMIN_KEY="two")
     page = open_page(f"{server.url}/")
     page.wait("the panel", lambda: state(page, "light") == "absent")
-    ask(f"{server.url}/admin/models/light/load", method="POST")
+    assert ask(f"{server.url}/admin/models/light/load", key="two", method="POST")[0] == 200
     page.wait("the state of the server", lambda: state(page, "light") == "ready")
     for _ in range(3):
         ask(f"{server.url}/analyze", {"text": TEXT, "model": "light"})
@@ -107,8 +109,16 @@ def test_keys_open_the_page_and_stay_in_its_tab(start, open_page):
     assert page.run("return sessionStorage.length") == 0
 
 
+def test_where_the_buttons_are_off_they_say_which_setting_turns_them_on(start, open_page):
+    page = open_page(f"{start().url}/")
+    page.wait("the panel", lambda: state(page, "light") == "absent")
+    press(page, "light")
+    page.wait_for_text("set ADMIN_KEY or ADMIN_KEY_FILE", ".model[data-role=light] .outcome")
+    assert state(page, "light") == "absent"
+
+
 def test_a_page_that_may_be_read_by_all_works_where_health_is_open(start, open_page):
-    server = start(API_KEY="one", OPEN_PATHS="pages,health")
+    server = start(API_KEY="one", ADMIN_KEY="two", OPEN_PATHS="pages,health")
     page = open_page(f"{server.url}/")
     page.wait("the panel", lambda: state(page, "heavy") == "absent")
     press(page, "heavy")

@@ -68,10 +68,11 @@ def test_too_many_requests_are_tried_again_in_time(start, open_page):
 
 
 def test_no_model_at_all_is_said_and_a_load_helps(start, open_page):
-    server = start()
+    server = start(ADMIN_KEY="two")
     for role in ("heavy", "light"):
-        ask(f"{server.url}/admin/models/{role}/unload", method="POST")
+        assert ask(f"{server.url}/admin/models/{role}/unload", key="two", method="POST")[0] == 200
     page = open_page(f"{server.url}/")
+    page.one("#key").send_keys("two", "\ue007")
     page.write(TEXT)
     page.wait_for_text("No model can answer for the moment", "#readings")
     page.wait_for_text("degraded", "#live")

@@ -11,7 +11,7 @@ from real_server import Server
 
 @pytest.fixture(scope="module")
 def server():
-    """One server for the tests of a file."""
-    running = Server()
+    """One server for the tests of a file, with the key of the documentation's examples."""
+    running = Server(ADMIN_KEY="secret")
     yield running
     running.stop()

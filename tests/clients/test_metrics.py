@@ -28,7 +28,7 @@ def url(server):
     """A server that has answered with both models, from its cache too, and has unloaded one."""
     for model in ["heavy", "light", "light"]:
         ask(f"{server.url}/analyze", {"texts": ["What a lovely day!", "oh no"], "model": model})
-    ask(f"{server.url}/admin/models/light/unload", {})
+    ask(f"{server.url}/admin/models/light/unload", {}, **{"X-API-Key": "secret"})
     return server.url
 
 

@@ -18,7 +18,7 @@ from real_server import ROOT, Server
 CLIENTS = 8
 PATIENCE_SECONDS = 60
 SETTINGS = {"USE_LIGHT_MODEL": "true", "INFERENCE_THREADS": "1", "CACHE_MB": "0", "ACCESS_LOG": "false"}
-SETTINGS |= {"DRAIN_SECONDS": "5", "PRELOAD_MODELS": "light"}
+SETTINGS |= {"DRAIN_SECONDS": "5", "PRELOAD_MODELS": "light", "ADMIN_KEY": "of the operator"}
 
 
 class Balancer:
@@ -170,10 +170,51 @@ def test_no_request_is_lost_when_servers_are_restarted(servers, balancer, load):
     print(f"{load.answered} requests answered")
 
 
+def status_of(port: int, path: str, method: str = "POST") -> int:
+    """The status of an operator's order, with a path that is sent as it is."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
+    headers = {"Content-Type": "application/json", "X-API-Key": SETTINGS["ADMIN_KEY"]}
+    connection.request(method, path, "{}" if method == "POST" else None, headers)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
 def test_orders_of_operators_do_not_pass_the_balancer(servers, balancer):
-    for path in ("/admin/models/light/unload", "/v2/repository/models/light/unload"):
-        for port, status in ((balancer.port, 403), (servers[0].port, 200)):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
-            connection.request("POST", path, "{}", {"Content-Type": "application/json"})
-            assert connection.getresponse().status == status, (path, port)
-            connection.close()
+    # Orders in each spelling that a server reads as such.
+    for path in (
+        "/admin/models/light/load",
+        "/%61dmin/models/light/load",
+        "/admi%6E/models/light/load",
+        "/admi%6e/models/light/load",
+        "/%61%64%6d%69%6e/models/light/%6coad",
+        "/v2/repository/models/light/load",
+        "/v2/%72epository/models/light/load",
+        "/v2/repository/mode%6cs/light/load",
+    ):
+        assert status_of(servers[0].port, path) == 200, path
+        assert status_of(balancer.port, path) == 403, path
+    # Spellings that another proxy or server might read so.
+    for path in (
+        "//admin/models/light/load",
+        "/./admin/models/light/load",
+        "/.//./admin/models/light/load",
+        "/%2e/admin/models/light/load",
+        "/x/../admin/models/light/load",
+        "/%2fadmin/models/light/load",
+        "/%2561dmin/models/light/load",
+        "/admin%2fmodels/light/load",
+        "/admin//models/light/load",
+        "/ADMIN/models/light/load",
+        "/v2//repository/models/light/load",
+        "/v2/./repository/./models/light/load",
+        "/v2/x/../repository/models/light/load",
+        "/v2/repository%2Fmodels/light/load",
+        "/v2/%2572epository/models/light/load",
+        "/admin/models/light/load?x=%zz",
+        "/%zz/../admin/models/light/load",
+        f"http://127.0.0.1:{balancer.port}/%61dmin/models/light/load",
+    ):
+        assert status_of(balancer.port, path) == 403, path
+    for path, method in (("/models", "GET"), ("/v2/repository/index", "POST"), ("/v2/models/a%20b%25", "GET")):
+        assert status_of(balancer.port, path, method) == (404 if "%" in path else 200), path

@@ -7,9 +7,6 @@ use actix_web::http::header::HeaderMap;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// Headers by which a proxy shows that it stands between.
-const FORWARDING_HEADERS: [&str; 3] = [FORWARDED_FOR, "forwarded", "x-real-ip"];
-
 /// Addresses that share their first bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Network {
@@ -91,12 +88,6 @@ fn address_in(hop: &str) -> Option<IpAddr> {
     let address = bracketed.unwrap_or(hop);
     let without_port = || address.rsplit_once(':')?.0.parse().ok();
     address.parse().ok().or_else(without_port).map(|address: IpAddr| address.to_canonical())
-}
-
-/// Whether a proxy says that it passed this request on.
-#[must_use]
-pub fn is_forwarded(headers: &HeaderMap) -> bool {
-    FORWARDING_HEADERS.iter().any(|name| headers.contains_key(*name))
 }
 
 #[cfg(test)]

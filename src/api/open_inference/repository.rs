@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::MODEL_VERSION;
 use crate::api::body::Body;
 use crate::api::error::ApiError;
-use crate::api::error_docs::OpenInferenceAdminErrors;
+use crate::api::error_docs::{OpenInferenceAdminErrors, OpenInferenceIndexErrors};
 use crate::api::operations::{load_by_hand, unload_by_hand};
 use crate::api::{ApiState, methods, request};
 use crate::residency::RoleStatus;
@@ -54,7 +54,7 @@ impl From<RoleStatus> for IndexEntry {
 /// The models and their states.
 #[utoipa::path(
     post, path = "/v2/repository/index", tag = "open inference", request_body = Option<IndexRequest>,
-    responses((status = 200, description = "The models", body = Vec<IndexEntry>), OpenInferenceAdminErrors)
+    responses((status = 200, description = "The models", body = Vec<IndexEntry>), OpenInferenceIndexErrors)
 )]
 pub(in crate::api) fn index(state: web::Data<ApiState>, body: Body) -> Ready<Result<HttpResponse, ApiError>> {
     let asked = if matches!(body.bytes().trim_ascii(), b"" | b"null") {

@@ -111,7 +111,8 @@ class ModelRow {
       const { ms } = await ask(`admin/models/${this.role}/${verb}`, { method: "POST" });
       setText(this.outcome, `${verb === "load" ? "Loaded" : "Unloaded"} in ${duration(Math.max(1, ms / 1000))}.`);
     } catch (trouble) {
-      const title = trouble.needsKey ? "This needs the admin key" : trouble.title;
+      // 403: the server says which setting turns the buttons on.
+      const title = trouble.status === 401 ? "This needs the admin key" : trouble.title;
       setText(this.outcome, `${title}. ${trouble.detail ?? ""}`);
     }
     this.busy = false;

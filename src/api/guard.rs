@@ -256,7 +256,6 @@ pub(super) fn require_admin(http: &HttpRequest, state: &ApiState) -> Result<(), 
 }
 
 /// The client that a request belongs to.
-#[allow(dead_code, reason = "for what counts by client")]
 pub(super) fn client_of(http: &HttpRequest, state: &ApiState) -> Client {
     let guard = &state.guard;
     let key = sent_key(http.headers()).and_then(|sent| guard.keys.position(sent));

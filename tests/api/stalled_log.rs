@@ -38,7 +38,7 @@ fn ask_until_lines_are_dropped(server: &Server) {
 
 #[test]
 fn a_log_that_nobody_reads_stalls_neither_requests_nor_the_end_and_tells_of_the_lines_it_lost() {
-    let mut server = Server::start(&[]);
+    let mut server = Server::start(&[("DRAIN_SECONDS", "29")]);
     server.stall_log(true);
     ask_until_lines_are_dropped(&server);
     server.stall_log(false);
@@ -58,7 +58,10 @@ fn a_log_that_nobody_reads_stalls_neither_requests_nor_the_end_and_tells_of_the_
     ask_until_lines_are_dropped(&server);
     let started = Instant::now();
     server.terminate();
-    assert_eq!(server.wait(), Some(0));
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(server.get("/livez").status, 200);
+    server.signal("INT");
+    assert_eq!(server.wait(), Some(130));
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 

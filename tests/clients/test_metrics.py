@@ -62,6 +62,8 @@ def test_the_strict_openmetrics_parser_reads_everything(families):
         "emotion_memory_resident_bytes": "gauge",
         "emotion_memory_unreclaimable_bytes": "gauge",
         "emotion_memory_major_faults": "counter",
+        "emotion_panics": "counter",
+        "emotion_log_lines_dropped": "counter",
         "emotion_build_info": "gauge",
     }.items():
         assert kinds.get(name) == kind, name
@@ -80,6 +82,12 @@ def test_histograms_add_up(families):
             buckets = [s.value for s in of if s.name.endswith("_bucket")]
             count = next(s.value for s in of if s.name.endswith("_count"))
             assert buckets == sorted(buckets) and buckets[-1] == count, (name, labels)
+
+
+def test_every_kind_of_thread_is_told_and_no_defect_was_met(families):
+    panics = {sample.labels["thread"]: sample.value for sample in families["emotion_panics"].samples}
+    assert {"main", "http", "worker", "loader", "watchdog", "other"} <= set(panics)
+    assert not any(panics.values()), panics
 
 
 def test_a_role_is_in_exactly_one_state(families):

@@ -61,9 +61,10 @@ impl Bar {
 
     /// Writes a line without spoiling the bar.
     pub(super) fn tell(&self, line: &str) {
+        let is_drawn = !self.bar.is_hidden();
         self.bar.suspend(|| {
             logging::tell(line);
-            if !self.bar.is_hidden() {
+            if is_drawn {
                 // Before the bar is drawn again.
                 logging::flush();
             }

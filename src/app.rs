@@ -79,6 +79,7 @@ impl Application {
         preload(arguments.preload_models, &residency, &state);
         let limits = BodyLimits::new(
             usize::try_from(arguments.max_body_bytes).unwrap_or(usize::MAX),
+            arguments.max_texts as usize,
             Duration::from_secs(arguments.body_timeout_seconds),
         );
         let server = http_server::start(listener, arguments, time_to_finish, state.clone(), limits)

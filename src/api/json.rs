@@ -1,15 +1,25 @@
-//! JSON bodies: read once, and when that fails read again for a message that names the field.
+//! JSON bodies: read once, within bounds, with a message that names the field that is wrong.
+//!
+//! Nothing of a body is kept but what a contract asks for: no free tree, no second copy of a text.
+
+mod bounded;
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+
+use bounded::Reading;
 
 use super::error::{ApiError, ErrorKind};
 
 /// Some editors and shells put this before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Longest [`Name`].
+const MOST_NAME_BYTES: usize = 1024;
 
 /// What serde calls its types, in the words of JSON.
 const WORDS: [(&str, &str); 9] = [
@@ -48,12 +58,58 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
+/// A text of a request, unescaped once into the form that it keeps.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Text(pub Arc<str>);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(StringVisitor { most_bytes: usize::MAX }).map(Self)
+    }
+}
+
+/// The name of a model, a tensor or a request: it comes back in replies and messages.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Name(pub Arc<str>);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(StringVisitor { most_bytes: MOST_NAME_BYTES }).map(Self)
+    }
+}
+
+struct StringVisitor {
+    most_bytes: usize,
+}
+
+impl Visitor<'_> for StringVisitor {
+    type Value = Arc<str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Arc<str>, E> {
+        if text.len() > self.most_bytes {
+            let what = format!("the string has {} bytes, but it may have at most {}", text.len(), self.most_bytes);
+            return Err(E::custom(what));
+        }
+        Ok(text.into())
+    }
+}
+
+/// Elements that all lists of a request of `max_texts` texts may have together: a pair is a list of
+/// two, a tensor may hold each text in a list of its own, and there are a few names.
+fn most_elements(max_texts: usize) -> usize {
+    max_texts.saturating_mul(4).saturating_add(64)
+}
+
 /// Reads `body` as a JSON object.
 ///
 /// # Errors
-/// 400 for what is empty or not JSON, 422 for JSON that is another thing than a `T`; the message
-/// names the field and says what would be right.
-pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+/// 400 for what is empty or not JSON, 413 for far more than `max_texts` texts, 422 for JSON that is
+/// another thing than a `T`; the message names the field and says what would be right.
+pub(super) fn read<'de, T: Deserialize<'de>>(body: &'de [u8], max_texts: usize) -> Result<T, ApiError> {
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body).trim_ascii_start();
     if body.is_empty() {
         return Err(ApiError::new(ErrorKind::Empty, "the body is empty; send a JSON object"));
@@ -68,8 +124,24 @@ pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
             Err(error) => syntax_error(&error),
         });
     }
-    serde_json::from_slice(body)
-        .map_err(|error| if error.is_data() { data_error::<T>(body) } else { syntax_error(&error) })
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let reading = Reading::new(most_elements(max_texts));
+    let read = T::deserialize(reading.bound(&mut deserializer));
+    read.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| {
+        if reading.has_too_many() {
+            too_many(max_texts)
+        } else if error.is_data() {
+            data_error(&reading.path(), &error)
+        } else {
+            syntax_error(&error)
+        }
+    })
+}
+
+/// The answer to a request that was not even read to its end, as it holds far too many texts.
+fn too_many(max_texts: usize) -> ApiError {
+    let what = format!("there are more texts than the {max_texts} that one request may hold; send them in parts");
+    ApiError::new(ErrorKind::TooLarge, what)
 }
 
 fn kind(first: u8) -> &'static str {
@@ -86,16 +158,13 @@ fn syntax_error(error: &serde_json::Error) -> ApiError {
     ApiError::new(ErrorKind::BadRequest, format!("the body is not JSON in UTF-8: {error}"))
 }
 
-/// Reads the body once more, slower, to find out which field it was.
-fn data_error<T: DeserializeOwned>(body: &[u8]) -> ApiError {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let what = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
-        Ok(_) => "the body cannot be read as this request".to_owned(),
-        Err(error) => {
-            let path = error.path().to_string();
-            let what = in_words(&error.into_inner().to_string());
-            if path == "." || what.starts_with("unknown field") { what } else { format!("{path}: {what}") }
-        }
+fn data_error(path: &str, error: &serde_json::Error) -> ApiError {
+    let what = in_words(&error.to_string());
+    let what = match what.split_once(", expected ") {
+        // A sentence of its own says more than what was found.
+        Some((_, sentence)) if sentence.contains(" must be ") => sentence.to_owned(),
+        _ if path.is_empty() || what.starts_with("unknown field") => what,
+        _ => format!("{path}: {what}"),
     };
     ApiError::new(ErrorKind::Unprocessable, what)
 }
@@ -119,10 +188,12 @@ mod tests {
         share: f64,
         #[serde(default)]
         most: usize,
+        #[serde(default)]
+        way: crate::model::LongText,
     }
 
     fn error(body: &str) -> (u16, String) {
-        let error = read::<Request>(body.as_bytes()).unwrap_err();
+        let error = read::<Request>(body.as_bytes(), 10).unwrap_err();
         (error.kind.status().as_u16(), error.message)
     }
 
@@ -134,7 +205,7 @@ mod tests {
             (r#"{"texts": [], "share": "x"}"#, "share: ", "expected a number"),
             (r#"{"texts": [], "most": -1}"#, "most: ", "expected a whole number from 0"),
             (r#"{"texts": [], "most": 1.5}"#, "most: ", "expected a whole number from 0"),
-            (r#"{"text": "a"}"#, "unknown field `text`", "expected one of `texts`, `share`, `most`"),
+            (r#"{"text": "a"}"#, "unknown field `text`", "expected one of `texts`, `share`, `most`, `way`"),
             (r#"{"texts": [], "texts": []}"#, "", "duplicate field `texts`"),
             (r"{}", "", "missing field `texts`"),
         ] {
@@ -149,6 +220,40 @@ mod tests {
         assert_eq!(serde_json::from_str::<Object<Request>>(r#"{"texts": ["a"]}"#).unwrap().0.texts, ["a"]);
         let error = serde_json::from_str::<Object<Request>>(r#"[["a"], 0, 0]"#).unwrap_err();
         assert!(error.to_string().contains("expected an object"), "{error}");
+    }
+
+    #[test]
+    fn more_elements_than_the_texts_need_are_not_read() {
+        let most = most_elements(10);
+        let list = |texts: usize| format!(r#"{{"texts": [{}"#, vec!["\"a\""; texts].join(","));
+        assert_eq!(read::<Request>(format!("{}]}}", list(most)).as_bytes(), 10).unwrap().texts.len(), most);
+        // What follows is not even JSON.
+        assert_eq!(error(&format!("{} no JSON", list(most + 1))), (413, too_many(10).message));
+    }
+
+    #[test]
+    fn a_long_string_is_not_quoted_in_full() {
+        let long = "\u{7f}".repeat(100_000);
+        for body in [
+            format!(r#"{{"texts": "{long}"}}"#),
+            format!(r#"{{"texts": [], "share": "{long}"}}"#),
+            format!(r#"{{"texts": [], "way": "{long}"}}"#),
+            format!(r#"{{"{long}": 1}}"#),
+        ] {
+            let reading = Reading::new(10);
+            let mut json = serde_json::Deserializer::from_str(&body);
+            let message = Request::deserialize(reading.bound(&mut json)).unwrap_err().to_string();
+            assert!(message.len() < 800, "{message}");
+        }
+    }
+
+    #[test]
+    fn of_a_deep_body_the_first_value_of_another_shape_is_named() {
+        let deep = format!(r#"{{"texts": [{}0{}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(
+            error(&deep),
+            (422, "texts[0]: invalid type: array, expected a string at line 1 column 12".to_owned())
+        );
     }
 
     #[test]
@@ -173,6 +278,6 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_is_passed_over() {
-        assert!(read::<Request>("\u{feff} {\"texts\": []}".as_bytes()).is_ok());
+        assert!(read::<Request>("\u{feff} {\"texts\": []}".as_bytes(), 10).is_ok());
     }
 }

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::body::Body;
 use super::error::ApiError;
 use super::error_docs::{OpenInferenceErrors, OpenInferenceGuardErrors, OpenInferenceModelErrors};
+use super::json::Text;
 use super::scores::{ScoreByLabel, ranked};
 use super::{ApiState, known_model, methods, request, schema};
 use crate::model::Role;
@@ -25,7 +26,7 @@ pub(super) fn configure(config: &mut web::ServiceConfig) {
 #[schema(as = KserveV1Request, example = json!({"instances": ["I am so happy that you came!"]}))]
 pub(super) struct PredictRequest {
     #[schema(schema_with = schema::texts)]
-    instances: Vec<String>,
+    instances: Vec<Text>,
 }
 
 /// What the model says of one text.
@@ -58,9 +59,12 @@ pub(super) async fn predict(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let wanted = request::named_model(&model, &state)?;
-    let asked: PredictRequest = body.json_of_any_type()?;
-    let texts = request::texts(asked.instances, "instances", &state)?;
-    let answers = request::classify(&http, &state, wanted, texts).await?;
+    let read = body.read(|received| {
+        let asked: PredictRequest = received.json_of_any_type()?;
+        request::texts(asked.instances, "instances", received.max_texts)
+    });
+    let (texts, mut held) = read.await?;
+    let answers = request::classify(&http, &state, wanted, texts, &mut held).await?;
     let predictions = answers.iter().filter_map(|answer| {
         let scores = ranked(answer, answer.activation);
         let top = scores.first()?;

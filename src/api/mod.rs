@@ -24,6 +24,7 @@ pub(crate) mod request;
 mod root;
 mod schema;
 mod scores;
+mod task;
 mod tei;
 
 pub(crate) use access_log::observe;

@@ -8,9 +8,10 @@ use utoipa::ToSchema;
 
 use super::ApiState;
 use super::access_log::record_answers;
-use super::body::Body;
+use super::body::{Body, Received};
 use super::error::{ApiError, ErrorKind};
 use super::error_docs::NativeErrors;
+use super::json::{Name, Text};
 use super::{methods, request, schema};
 use crate::analysis::{Analysis, Settings, analyze};
 use crate::classifier::{Answer, ClassifyError, ModelInfo, Query, TextInput};
@@ -28,14 +29,15 @@ pub(super) struct AnalyzeRequest {
     /// One text; the reply is its analysis.
     #[serde(default, deserialize_with = "request::present")]
     #[schema(required = false, schema_with = schema::text)]
-    text: Option<String>,
+    text: Option<Text>,
     /// Several texts; the reply is a list of their analyses.
     #[serde(default, deserialize_with = "request::present")]
     #[schema(required = false, schema_with = schema::texts)]
-    texts: Option<Vec<String>>,
+    texts: Option<Vec<Text>>,
     /// Which model: `auto` takes the heavy one if it may run, else the light one.
     #[serde(default = "auto")]
-    model: String,
+    #[schema(value_type = String)]
+    model: Name,
     /// With the heavy model: answer 503 rather than fall back.
     #[serde(default)]
     strict: bool,
@@ -51,8 +53,8 @@ pub(super) struct AnalyzeRequest {
     long_text: LongText,
 }
 
-fn auto() -> String {
-    "auto".to_owned()
+fn auto() -> Name {
+    Name("auto".into())
 }
 
 /// The model that answered.
@@ -154,20 +156,8 @@ pub(super) async fn analyze_texts(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let deadline = request::deadline(&http, &state)?;
-    let asked: AnalyzeRequest = body.json()?;
-    let settings = analysis_settings(&asked)?;
-    let is_one = asked.text.is_some();
-    let texts = match (asked.text, asked.texts) {
-        (Some(text), None) => vec![request::text(text, "text")?],
-        (None, Some(texts)) => request::texts(texts, "texts", &state)?,
-        (Some(_), Some(_)) => {
-            return Err(ApiError::new(ErrorKind::Unprocessable, "text and texts are both there; send one of them"));
-        }
-        (None, None) => {
-            let what = "there is nothing to read; send {\"text\": \"…\"} or {\"texts\": [\"…\"]}";
-            return Err(ApiError::new(ErrorKind::Unprocessable, what));
-        }
-    };
+    let (asked, mut held) = body.read(read).await?;
+    let Asked { is_one, texts, settings, .. } = asked;
     let wanted = request::wanted(&asked.model, asked.strict, &state).ok_or_else(|| {
         let what = format!("there is no model {:?}; model may be {}", asked.model, request::known_models(&state));
         ApiError::new(ErrorKind::Unprocessable, what)
@@ -180,6 +170,7 @@ pub(super) async fn analyze_texts(
         deadline,
         flow: request::turn(&http, &state, texts.len())?,
     };
+    held.shrink(query.bytes());
     let answers = state.classifier.classify(query).await.map_err(|error| match error {
         ClassifyError::Text { index, what } => {
             let place = if is_one { "text".to_owned() } else { format!("texts[{index}]") };
@@ -201,6 +192,35 @@ pub(super) async fn analyze_texts(
             reply.json(AnalyzeReplies::Many(ManyReplies { count: results.len(), results }))
         }
     })
+}
+
+/// What a request asks.
+struct Asked {
+    is_one: bool,
+    texts: Vec<Arc<str>>,
+    model: Arc<str>,
+    strict: bool,
+    long_text: LongText,
+    settings: Settings,
+}
+
+fn read(received: Received<'_>) -> Result<Asked, ApiError> {
+    let asked: AnalyzeRequest = received.json()?;
+    let settings = analysis_settings(&asked)?;
+    let is_one = asked.text.is_some();
+    let texts = match (asked.text, asked.texts) {
+        (Some(text), None) => vec![request::text(text, "text")?],
+        (None, Some(texts)) => request::texts(texts, "texts", received.max_texts)?,
+        (Some(_), Some(_)) => {
+            return Err(ApiError::new(ErrorKind::Unprocessable, "text and texts are both there; send one of them"));
+        }
+        (None, None) => {
+            let what = "there is nothing to read; send {\"text\": \"…\"} or {\"texts\": [\"…\"]}";
+            return Err(ApiError::new(ErrorKind::Unprocessable, what));
+        }
+    };
+    let Name(model) = asked.model;
+    Ok(Asked { is_one, texts, model, strict: asked.strict, long_text: asked.long_text, settings })
 }
 
 fn analysis_settings(asked: &AnalyzeRequest) -> Result<Settings, ApiError> {

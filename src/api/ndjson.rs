@@ -5,31 +5,31 @@
 //! reads, or than the models answer, is held back by its own connection. A client that does not
 //! read at all is cut off by the system (`TCP_USER_TIMEOUT`).
 
+mod line;
+
 use std::cell::Cell;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use actix_web::http::header::CONTENT_ENCODING;
-use actix_web::rt::task::{JoinError, JoinHandle};
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access_log::AnswerRecord;
 use super::error::{ApiError, ErrorKind};
 use super::error_docs::NativeErrors;
 use super::native::AnalyzeReply;
-use super::{ApiState, methods, request};
+use super::task::AbortOnDrop;
+use super::{ApiState, methods};
 use crate::analysis::Settings;
 use crate::classifier::{ClassifyError, Flow, Query, TextInput};
 use crate::model::{LongText, TruncationSide};
 use crate::residency::Wanted;
+use line::LineContent;
 
 /// Longest line, without its end.
 const MAX_LINE_BYTES: usize = 64 << 10;
@@ -109,21 +109,11 @@ pub(super) fn analyze_lines(
             }
         })
         .buffered(LINES_IN_FLIGHT)
-        .ready_chunks(LINES_IN_FLIGHT)
-        .map(move |replies| {
+        .map(move |(reply, _taken)| {
             let _held_while_streaming = &open;
-            Ok::<_, std::convert::Infallible>(Bytes::from(replies.concat()))
+            Ok::<_, std::convert::Infallible>(Bytes::from(reply))
         });
     std::future::ready(Ok(HttpResponse::Ok().content_type("application/x-ndjson").streaming(replies)))
-}
-
-/// What a line may hold beside the text comes back as `input`.
-#[derive(Serialize)]
-struct LineReply {
-    #[serde(flatten)]
-    reply: AnalyzeReply,
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    input: Map<String, Value>,
 }
 
 #[derive(Serialize)]
@@ -132,41 +122,32 @@ struct LineError<'a> {
     error: &'a str,
 }
 
-/// The reply to one line, with its line end.
+/// The reply to one line, with its line end, and with the bytes of the stream that it takes until
+/// the client takes it.
 async fn reply_to(
     line: Line,
-    _taken: Option<OwnedSemaphorePermit>,
+    taken: Option<OwnedSemaphorePermit>,
     state: web::Data<ApiState>,
     record: AnswerRecord,
     flow: Flow,
-) -> Vec<u8> {
+) -> (Vec<u8>, Option<OwnedSemaphorePermit>) {
     let number = line.number;
-    let reply = match line.content {
-        Ok(content) => analyze_line(&content, &state, &record, flow).await,
+    let reply = match line.content.and_then(|content| LineContent::read(&content)) {
+        Ok(content) => analyze_line(content, &state, &record, flow).await,
         Err(what) => Err(what),
     };
-    let written = match reply {
-        Ok(reply) => serde_json::to_vec(&reply),
-        Err(what) => serde_json::to_vec(&LineError { line: number, error: &what }),
-    };
-    let mut written = written.unwrap_or_default();
+    let mut written =
+        reply.unwrap_or_else(|what| serde_json::to_vec(&LineError { line: number, error: &what }).unwrap_or_default());
     written.push(b'\n');
-    written
+    (written, taken)
 }
 
 async fn analyze_line(
-    content: &[u8],
+    LineContent { text, input }: LineContent,
     state: &ApiState,
     record: &AnswerRecord,
     flow: Flow,
-) -> Result<LineReply, String> {
-    let mut input: Map<String, Value> =
-        serde_json::from_slice(content).map_err(|error| format!("the line is not a JSON object: {error}"))?;
-    let text = match input.shift_remove("text") {
-        Some(Value::String(text)) => request::text(text, "text").map_err(|error| error.message)?,
-        Some(_) => return Err("text must be a string".to_owned()),
-        None => return Err("the line has no text; send {\"text\": \"…\"}".to_owned()),
-    };
+) -> Result<Vec<u8>, String> {
     let deadline = Instant::now() + state.settings.request_timeout;
     let answers = loop {
         let query = Query {
@@ -187,7 +168,12 @@ async fn analyze_line(
     };
     record.add(&answers);
     let answer = answers.into_iter().next().ok_or_else(|| ClassifyError::Internal.to_string())?;
-    Ok(LineReply { reply: AnalyzeReply::new(&text, answer, &Settings::default()), input })
+    let mut written = serde_json::to_vec(&AnalyzeReply::new(&text, answer, &Settings::default()))
+        .map_err(|error| error.to_string())?;
+    if !input.is_empty() && written.pop().is_some() {
+        written.extend([b",\"input\":{", input.as_bytes(), b"}}"].concat());
+    }
+    Ok(written)
 }
 
 /// When something last moved on a stream.
@@ -218,23 +204,6 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get() - 1);
         self.0.last.set(Instant::now());
-    }
-}
-
-/// A task that ends when nobody waits for it any more.
-struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T> Future for AbortOnDrop<T> {
-    type Output = Result<T, JoinError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context)
-    }
-}
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

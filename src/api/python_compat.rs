@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::body::Body;
 use super::error::{ApiError, ErrorKind};
 use super::error_docs::DetailErrors;
+use super::json::Text;
 use super::scores::ScoreByLabel;
 use super::{ApiState, methods, request, schema};
 use crate::analysis::{Analysis, Complexity, EmotionalState, MixedType, ScoredLabel, Settings, Valence};
@@ -39,7 +40,7 @@ pub(super) fn error_reply(error: &ApiError) -> HttpResponse {
 #[schema(example = json!({"text": "I am so happy that you came!"}))]
 pub(super) struct EmotionRequest {
     #[schema(schema_with = schema::text_of_five)]
-    text: String,
+    text: Text,
 }
 
 /// The whole analysis in one flat object.
@@ -90,7 +91,7 @@ pub(super) async fn emotion_v2(
     state: web::Data<ApiState>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let (analysis, model) = analysis(&http, &state, &body, Wanted::Auto).await?;
+    let (analysis, model) = analysis(&http, &state, body, Wanted::Auto).await?;
     Ok(HttpResponse::Ok().json(EmotionV2Reply {
         scores: EmotionReply::new(&analysis),
         significant_emotions: analysis.significant_emotions,
@@ -115,24 +116,27 @@ pub(super) async fn emotion(
     state: web::Data<ApiState>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let (analysis, _) = analysis(&http, &state, &body, Wanted::Light).await?;
+    let (analysis, _) = analysis(&http, &state, body, Wanted::Light).await?;
     Ok(HttpResponse::Ok().json(EmotionReply::new(&analysis)))
 }
 
 async fn analysis(
     http: &HttpRequest,
     state: &ApiState,
-    body: &Body,
+    body: Body,
     wanted: Wanted,
 ) -> Result<(Analysis, Arc<str>), ApiError> {
-    let asked: EmotionRequest = body.json_of_any_type()?;
-    let characters = request::visible_part(&asked.text).chars().count();
-    if characters < LEAST_CHARACTERS {
-        let what = format!("text has {characters} characters; it needs at least {LEAST_CHARACTERS} to be read");
-        return Err(ApiError::new(ErrorKind::BadRequest, what));
-    }
-    let text: Arc<str> = asked.text.into();
-    let mut answers = request::classify(http, state, wanted, [Arc::clone(&text)]).await?;
+    let read = body.read(|received| {
+        let EmotionRequest { text: Text(text) } = received.json_of_any_type()?;
+        let characters = request::visible_part(&text).chars().count();
+        if characters < LEAST_CHARACTERS {
+            let what = format!("text has {characters} characters; it needs at least {LEAST_CHARACTERS} to be read");
+            return Err(ApiError::new(ErrorKind::BadRequest, what));
+        }
+        Ok(text)
+    });
+    let (text, mut held) = read.await?;
+    let mut answers = request::classify(http, state, wanted, [Arc::clone(&text)], &mut held).await?;
     let answer = answers.pop().ok_or_else(|| ApiError::new(ErrorKind::Internal, "there is no answer"))?;
     Ok((analyze(&text, &answer.labels, &answer.scores(), &Settings::default()), answer.model.name))
 }

@@ -8,8 +8,10 @@ use regex::Regex;
 
 use super::ApiState;
 use super::access_log::record_answers;
+use super::body::Held;
 use super::error::{ApiError, ErrorKind};
 use super::guard::client_of;
+use super::json::Text;
 use crate::classifier::{Answer, ClientId, Flow, Query, TextInput};
 use crate::model::{LongText, Role, TruncationSide};
 use crate::residency::{Residency, Wanted};
@@ -37,12 +39,12 @@ pub(super) fn deadline(request: &HttpRequest, state: &ApiState) -> Result<Instan
 }
 
 /// A text that has something in it.
-pub(super) fn text(text: String, place: &str) -> Result<Arc<str>, ApiError> {
+pub(super) fn text(Text(text): Text, place: &str) -> Result<Arc<str>, ApiError> {
     if is_blank(&text) {
         let what = format!("{place} is empty or has nothing visible in it; send a text to read");
         return Err(ApiError::new(ErrorKind::Empty, what));
     }
-    Ok(text.into())
+    Ok(text)
 }
 
 /// Whether nobody could see anything of the text: white space, control and zero-width characters.
@@ -96,8 +98,7 @@ pub(super) fn label_count(count: usize, least: u32, place: &str) -> Result<usize
 }
 
 /// Refuses more texts than one request may hold.
-pub(super) fn count(texts: usize, state: &ApiState) -> Result<(), ApiError> {
-    let most = state.settings.max_texts;
+pub(super) fn count(texts: usize, most: usize) -> Result<(), ApiError> {
     if texts > most {
         let what = format!("{texts} texts are more than the {most} that one request may hold; send them in parts");
         return Err(ApiError::new(ErrorKind::TooLarge, what));
@@ -164,12 +165,14 @@ fn unknown_model(name: &str, state: &ApiState) -> ApiError {
     ApiError::new(ErrorKind::NotFound, format!("there is no model {name:?}; models are {}", known_models(state)))
 }
 
-/// One answer a text, in order; texts that are too long are cut at their end.
+/// One answer a text, in order; texts that are too long are cut at their end. `held` is what their
+/// body took.
 pub(super) async fn classify(
     http: &HttpRequest,
     state: &ApiState,
     wanted: Wanted,
     texts: impl IntoIterator<Item = Arc<str>>,
+    held: &mut Held,
 ) -> Result<Vec<Answer>, ApiError> {
     let texts: Vec<TextInput> = texts.into_iter().map(TextInput::Single).collect();
     let query = Query {
@@ -180,17 +183,18 @@ pub(super) async fn classify(
         truncation_side: TruncationSide::Right,
         deadline: deadline(http, state)?,
     };
+    held.shrink(query.bytes());
     let answers = state.classifier.classify(query).await?;
     record_answers(http, &answers);
     Ok(answers)
 }
 
 /// Texts that all have something in them, no more than one request may hold.
-pub(super) fn texts(texts: Vec<String>, place: &str, state: &ApiState) -> Result<Vec<Arc<str>>, ApiError> {
+pub(super) fn texts(texts: Vec<Text>, place: &str, most: usize) -> Result<Vec<Arc<str>>, ApiError> {
     if texts.is_empty() {
         return Err(ApiError::new(ErrorKind::Empty, format!("{place} is empty; send at least one text")));
     }
-    count(texts.len(), state)?;
+    count(texts.len(), most)?;
     texts.into_iter().enumerate().map(|(index, given)| text(given, &format!("{place}[{index}]"))).collect()
 }
 

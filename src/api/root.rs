@@ -12,6 +12,7 @@ use super::body::Body;
 use super::error::ApiError;
 use super::error_docs::{TeiErrors, TeiGuardErrors};
 use super::{ApiState, hugging_face, methods, playground, tei};
+use crate::residency::Wanted;
 
 pub(super) fn configure(config: &mut web::ServiceConfig) {
     config.service(methods::get_and_post("/", alive, predict));
@@ -51,6 +52,12 @@ struct Marker {
     parameters: bool,
 }
 
+/// A request of either contract.
+enum Asked {
+    HuggingFace(hugging_face::Asked),
+    Tei(tei::Asked),
+}
+
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(deserializer).map(|_| true)
 }
@@ -66,10 +73,16 @@ pub(super) async fn predict(
     state: web::Data<ApiState>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let marker: Marker = body.json_of_any_type()?;
-    if marker.parameters {
-        hugging_face::classify(&http, &state, "auto", &body).await
-    } else {
-        tei::predict(&http, &state, &body).await
+    let read = body.read(|received| {
+        let marker: Marker = received.json_of_any_type()?;
+        if marker.parameters {
+            hugging_face::read(received).map(Asked::HuggingFace)
+        } else {
+            tei::read(received).map(Asked::Tei)
+        }
+    });
+    match read.await? {
+        (Asked::HuggingFace(asked), held) => hugging_face::classify(&http, &state, Wanted::Auto, asked, held).await,
+        (Asked::Tei(asked), held) => tei::predict(&http, &state, asked, held).await,
     }
 }

@@ -1,18 +1,22 @@
 //! The contract of text-embeddings-inference: `POST /predict` and `GET /info`.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::access_log::record_answers;
-use super::body::Body;
+use super::body::{Body, Held, Received};
 use super::error::{ApiError, ErrorKind};
 use super::error_docs::{TeiErrors, TeiInfoErrors};
+use super::json::Text;
 use super::scores::{LabelScore, ranked};
 use super::{ApiState, known_model, methods, request, schema};
 use crate::classifier::{Answer, Query, TextInput};
@@ -24,17 +28,77 @@ pub(super) fn configure(config: &mut web::ServiceConfig) {
     config.service(methods::post("/predict", predict_handler)).service(methods::get("/info", info));
 }
 
+const EXPECTED: &str = "inputs must be a text, a list of one text or of a pair, or a batch as a list of such lists: \
+                        [[\"first text\"], [\"second text\"]]";
+
 /// What is to be read: `"text"`, `["text"]`, one pair `["first", "second"]`, or a batch of those lists.
-#[derive(Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "inputs must be a text, a list of one text or of a pair, or a batch as a list of such lists: \
-                 [[\"first text\"], [\"second text\"]]"
-)]
+#[derive(Debug)]
 enum Inputs {
-    Text(String),
-    Sequence(Vec<String>),
-    Batch(Vec<Vec<String>>),
+    Text(Text),
+    Sequence(Vec<Text>),
+    Batch(Vec<Vec<Text>>),
+}
+
+impl<'de> Deserialize<'de> for Inputs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(InputsVisitor)
+    }
+}
+
+struct InputsVisitor;
+
+impl<'de> Visitor<'de> for InputsVisitor {
+    type Value = Inputs;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(EXPECTED)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Inputs, E> {
+        Ok(Inputs::Text(Text(text.into())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Inputs, A::Error> {
+        let (mut sequence, mut batch) = (Vec::new(), Vec::new());
+        while let Some(item) = list.next_element::<Item>()? {
+            match item {
+                Item::Text(text) if batch.is_empty() => sequence.push(text),
+                Item::Sequence(item) if sequence.is_empty() => batch.push(item),
+                Item::Text(_) | Item::Sequence(_) => return Err(A::Error::custom(EXPECTED)),
+            }
+        }
+        Ok(if batch.is_empty() { Inputs::Sequence(sequence) } else { Inputs::Batch(batch) })
+    }
+}
+
+/// An element of a list of inputs.
+enum Item {
+    Text(Text),
+    Sequence(Vec<Text>),
+}
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ItemVisitor)
+    }
+}
+
+struct ItemVisitor;
+
+impl<'de> Visitor<'de> for ItemVisitor {
+    type Value = Item;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(EXPECTED)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Item, E> {
+        Ok(Item::Text(Text(text.into())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Item, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list)).map(Item::Sequence)
+    }
 }
 
 /// A request; fields that are not known here are passed by.
@@ -98,50 +162,77 @@ pub(super) async fn predict_handler(
     state: web::Data<ApiState>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    predict(&http, &state, &body).await
+    let (asked, held) = body.read(read).await?;
+    predict(&http, &state, asked, held).await
 }
 
-/// Answers a request of this contract, whatever path it came by.
-pub(super) async fn predict(http: &HttpRequest, state: &ApiState, body: &Body) -> Result<HttpResponse, ApiError> {
+/// What a request of this contract asks.
+#[derive(Debug)]
+pub(super) struct Asked {
+    started: Instant,
+    texts: Vec<TextInput>,
+    is_batch: bool,
+    raw_scores: bool,
+    long_text: LongText,
+    truncation_side: TruncationSide,
+}
+
+/// Reads a request of this contract.
+pub(super) fn read(received: Received<'_>) -> Result<Asked, ApiError> {
     let started = Instant::now();
-    let asked: PredictRequest = body.json_of_any_type()?;
+    let asked: PredictRequest = received.json_of_any_type()?;
     let (texts, is_batch) = match asked.inputs {
         Inputs::Text(text) => (vec![TextInput::Single(request::text(text, "inputs")?)], false),
         Inputs::Sequence(sequence) => (vec![text_or_pair(sequence, "inputs")?], false),
         Inputs::Batch(batch) => {
-            if batch.is_empty() {
-                return Err(ApiError::new(ErrorKind::Empty, "inputs is empty; send at least one text"));
-            }
-            request::count(batch.len(), state)?;
+            request::count(batch.len(), received.max_texts)?;
             let items = batch.into_iter().enumerate();
             let texts = items.map(|(index, item)| text_or_pair(item, &format!("inputs[{index}]")));
             (texts.collect::<Result<Vec<_>, _>>()?, true)
         }
     };
-    let characters = texts.iter().map(characters).sum();
-    let query = Query {
-        flow: request::turn(http, state, texts.len())?,
+    Ok(Asked {
+        started,
         texts,
-        wanted: Wanted::Auto,
+        is_batch,
+        raw_scores: asked.raw_scores,
         long_text: if asked.truncate == Some(false) { LongText::Refuse } else { LongText::Truncate },
         truncation_side: asked.truncation_direction,
+    })
+}
+
+/// Answers a request of this contract, whatever path it came by.
+pub(super) async fn predict(
+    http: &HttpRequest,
+    state: &ApiState,
+    asked: Asked,
+    mut held: Held,
+) -> Result<HttpResponse, ApiError> {
+    let characters = asked.texts.iter().map(characters).sum();
+    let query = Query {
+        flow: request::turn(http, state, asked.texts.len())?,
+        texts: asked.texts,
+        wanted: Wanted::Auto,
+        long_text: asked.long_text,
+        truncation_side: asked.truncation_side,
         deadline: request::deadline(http, state)?,
     };
+    held.shrink(query.bytes());
     let answers = state.classifier.classify(query).await?;
     record_answers(http, &answers);
     let mut reply = HttpResponse::Ok();
-    compute_headers(&mut reply, &answers, characters, started.elapsed());
+    compute_headers(&mut reply, &answers, characters, asked.started.elapsed());
     let mut lists = answers
         .iter()
         .map(|answer| ranked(answer, if asked.raw_scores { Activation::None } else { answer.activation }));
     let body = match lists.next() {
-        Some(only) if !is_batch => PredictReply::One(only),
+        Some(only) if !asked.is_batch => PredictReply::One(only),
         first => PredictReply::Batch(first.into_iter().chain(lists).collect()),
     };
     Ok(reply.json(body))
 }
 
-fn text_or_pair(sequence: Vec<String>, place: &str) -> Result<TextInput, ApiError> {
+fn text_or_pair(sequence: Vec<Text>, place: &str) -> Result<TextInput, ApiError> {
     let mut texts =
         sequence.into_iter().enumerate().map(|(index, text)| request::text(text, &format!("{place}[{index}]")));
     match (texts.next(), texts.next(), texts.len()) {

@@ -42,6 +42,13 @@ pub struct Query {
     pub flow: Flow,
 }
 
+impl Query {
+    /// Bytes of all texts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.texts.iter().map(TextInput::bytes).sum()
+    }
+}
+
 /// Which model answered.
 #[derive(Debug, Clone)]
 pub struct Answer {

@@ -157,7 +157,7 @@ fn more_texts_than_a_request_may_hold_are_413() {
         &reply,
         413,
         "too_large",
-        "10000 texts are more than the 512 that one request may hold",
+        "there are more texts than the 512 that one request may hold; send them in parts",
     );
     let reply = send_json(serde_json::to_vec(&json!({"texts": vec!["a"; 513]})).unwrap());
     assert_error("513 texts", &reply, 413, "too_large", "send them in parts");

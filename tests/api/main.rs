@@ -7,6 +7,7 @@ mod support;
 mod access_log;
 mod analyze;
 mod bad_requests;
+mod bodies;
 mod bundles;
 mod cache;
 mod children;

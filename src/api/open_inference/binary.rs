@@ -5,6 +5,8 @@
 
 use super::json::Elements;
 use crate::api::error::{ApiError, ErrorKind};
+use crate::api::json::Text;
+use crate::api::request;
 
 /// Says where the JSON part of a body ends, in requests and in replies.
 pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -38,10 +40,11 @@ pub(super) fn take<'a>(raw: &mut &'a [u8], size: usize, input: &str) -> Result<&
     Ok(tensor)
 }
 
-/// The texts of a BYTES tensor.
-pub(super) fn texts(mut tensor: &[u8], input: &str) -> Result<Vec<String>, ApiError> {
+/// The texts of a BYTES tensor, at most `most`.
+pub(super) fn texts(mut tensor: &[u8], input: &str, most: usize) -> Result<Vec<Text>, ApiError> {
     let mut texts = Vec::new();
     while !tensor.is_empty() {
+        request::count(texts.len() + 1, most)?;
         let cut_short = || {
             let what = "each element must be its length as four bytes, little-endian, and as many bytes";
             bad(format!("element {} of the input {input:?} is cut short: {what}", texts.len()))
@@ -51,7 +54,7 @@ pub(super) fn texts(mut tensor: &[u8], input: &str) -> Result<Vec<String>, ApiEr
         let (text, rest) = rest.split_at_checked(length).ok_or_else(cut_short)?;
         let text = std::str::from_utf8(text)
             .map_err(|error| bad(format!("element {} of the input {input:?} is not UTF-8: {error}", texts.len())))?;
-        texts.push(text.to_owned());
+        texts.push(Text(text.into()));
         tensor = rest;
     }
     Ok(texts)
@@ -89,12 +92,13 @@ mod tests {
             let mut raw = Vec::new();
             let size = append(&Elements::Bytes(written.clone()), &mut raw);
             prop_assert_eq!(size, raw.len());
-            prop_assert_eq!(texts(&raw, "text").unwrap(), written);
+            let read = texts(&raw, "text", usize::MAX).unwrap();
+            prop_assert_eq!(read.iter().map(|Text(text)| text.to_string()).collect::<Vec<_>>(), written);
         }
 
         #[test]
         fn no_bytes_are_too_odd_to_be_refused_in_words(tensor: Vec<u8>) {
-            if let Err(error) = texts(&tensor, "text") {
+            if let Err(error) = texts(&tensor, "text", usize::MAX) {
                 prop_assert!(error.message.contains("element"), "{}", error.message);
             }
         }
@@ -103,10 +107,10 @@ mod tests {
     #[test]
     fn a_length_past_the_end_is_refused() {
         for tensor in [&b"\x01"[..], b"\x05\0\0\0abc", b"\xff\xff\xff\xffabc", b"\x01\0\0\0a\x01\0"] {
-            let error = texts(tensor, "text").unwrap_err();
+            let error = texts(tensor, "text", usize::MAX).unwrap_err();
             assert!(error.message.contains("is cut short"), "{}", error.message);
         }
-        let error = texts(b"\x01\0\0\0\xff", "text").unwrap_err();
+        let error = texts(b"\x01\0\0\0\xff", "text", usize::MAX).unwrap_err();
         assert!(error.message.contains("element 0") && error.message.contains("not UTF-8"), "{}", error.message);
     }
 

@@ -6,10 +6,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::json::{BinarySize, Elements, InferReply, InferRequest, InputTensor, OutputTensor};
 use super::{INPUT, LABELS, MODEL_VERSION, SCORES, binary, check_version};
-use crate::api::body::Body;
+use crate::api::body::{Body, Received};
 use crate::api::error::{ApiError, ErrorKind};
 use crate::api::error_docs::OpenInferenceErrors;
-use crate::api::json::Object;
+use crate::api::json::{Name, Object, Text};
 use crate::api::{ApiState, json, methods, request};
 use crate::classifier::Answer;
 use crate::residency::Wanted;
@@ -32,7 +32,7 @@ pub(in crate::api) async fn infer(
     model: web::Path<String>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    answer(&http, &state, &model, &body).await
+    answer(&http, &state, &model, body).await
 }
 
 /// The same of a version.
@@ -50,7 +50,7 @@ pub(in crate::api) async fn infer_version(
     let (model, version) = path.into_inner();
     request::named_model(&model, &state)?;
     check_version(&model, &version)?;
-    answer(&http, &state, &model, &body).await
+    answer(&http, &state, &model, body).await
 }
 
 /// An output that is to be written.
@@ -68,42 +68,58 @@ enum Content {
     Classification(usize),
 }
 
-async fn answer(http: &HttpRequest, state: &ApiState, model: &str, body: &Body) -> Result<HttpResponse, ApiError> {
+/// What a request asks.
+struct Asked {
+    id: Option<Arc<str>>,
+    outputs: Vec<Output>,
+    texts: Vec<Arc<str>>,
+}
+
+fn read(received: Received<'_>, header: Option<&str>) -> Result<Asked, ApiError> {
+    let (head, raw) = binary::split(received.bytes, header)?;
+    let mut asked: InferRequest = json::read(head, received.max_texts)?;
+    let outputs = outputs(&asked)?;
+    let texts = texts(std::mem::take(&mut asked.inputs), raw, received.max_texts)?;
+    let texts = request::texts(texts, INPUT, received.max_texts)?;
+    Ok(Asked { id: asked.id.map(|Name(id)| id), outputs, texts })
+}
+
+async fn answer(http: &HttpRequest, state: &ApiState, model: &str, body: Body) -> Result<HttpResponse, ApiError> {
     let wanted = request::named_model(model, state)?;
     let header = match http.headers().get(binary::HEADER_LENGTH) {
-        Some(value) => Some(value.to_str().map_err(|_| bad("Inference-Header-Content-Length is not a number"))?),
+        Some(value) => {
+            let value = value.to_str().map_err(|_| bad("Inference-Header-Content-Length is not a number"))?;
+            Some(value.to_owned())
+        }
         None => None,
     };
-    let (head, raw) = binary::split(body.bytes(), header)?;
-    let mut asked: InferRequest = json::read(head)?;
-    let outputs = outputs(&asked)?;
-    let texts = texts(std::mem::take(&mut asked.inputs), raw)?;
-    let texts = request::texts(texts, INPUT, state)?;
-    let mut answers = request::classify(http, state, wanted, texts.iter().map(Arc::clone)).await?;
+    let (asked, mut held) = body.read(move |received| read(received, header.as_deref())).await?;
+    let texts = || asked.texts.iter().map(Arc::clone);
+    let mut answers = request::classify(http, state, wanted, texts(), &mut held).await?;
     // A tensor has rows of one length, so all texts have to be answered by the same model. They are
     // not only when the heavy model was unloaded in between.
     if answers.windows(2).any(|pair| pair[0].model != pair[1].model) {
-        answers = request::classify(http, state, Wanted::Light, texts).await?;
+        answers = request::classify(http, state, Wanted::Light, texts(), &mut held).await?;
     }
-    reply(asked.id, &outputs, &answers)
+    reply(asked.id, &asked.outputs, &answers)
 }
 
 /// The texts of the only input.
-fn texts(inputs: Vec<Object<InputTensor>>, mut raw: &[u8]) -> Result<Vec<String>, ApiError> {
+fn texts(inputs: Vec<Object<InputTensor>>, mut raw: &[u8], most: usize) -> Result<Vec<Text>, ApiError> {
     let count = inputs.len();
     let Ok([Object(input)]) = <[Object<InputTensor>; 1]>::try_from(inputs) else {
         return Err(bad(format!("there are {count} inputs; there must be one, named {INPUT:?}")));
     };
-    if input.name != INPUT {
-        return Err(bad(format!("there is no input {:?}; the only one is {INPUT:?}", input.name)));
+    if *input.name.0 != *INPUT {
+        return Err(bad(format!("there is no input {:?}; the only one is {INPUT:?}", input.name.0)));
     }
-    if input.datatype != "BYTES" {
-        return Err(bad(format!("the datatype of the input {INPUT:?} is {:?}; it must be BYTES", input.datatype)));
+    if *input.datatype.0 != *"BYTES" {
+        return Err(bad(format!("the datatype of the input {INPUT:?} is {:?}; it must be BYTES", input.datatype.0)));
     }
     let size = input.parameters.and_then(|parameters| parameters.0.binary_data_size);
     let texts = match (input.data, size) {
         (Some(data), None) => data.0,
-        (None, Some(size)) => binary::texts(binary::take(&mut raw, size, INPUT)?, INPUT)?,
+        (None, Some(size)) => binary::texts(binary::take(&mut raw, size, INPUT)?, INPUT, most)?,
         (Some(_), Some(_)) => {
             return Err(bad(format!("the input {INPUT:?} has both data and binary_data_size; send one of them")));
         }
@@ -140,7 +156,7 @@ fn outputs(asked: &InferRequest) -> Result<Vec<Output>, ApiError> {
     let mut seen: Vec<&str> = Vec::with_capacity(requested.len());
     let mut outputs = Vec::with_capacity(requested.len());
     for Object(output) in requested {
-        let name = output.name.as_str();
+        let name = &*output.name.0;
         if seen.contains(&name) {
             return Err(bad(format!("the output {name:?} is asked for twice")));
         }
@@ -160,7 +176,7 @@ fn outputs(asked: &InferRequest) -> Result<Vec<Output>, ApiError> {
     Ok(outputs)
 }
 
-fn reply(id: Option<String>, outputs: &[Output], answers: &[Answer]) -> Result<HttpResponse, ApiError> {
+fn reply(id: Option<Arc<str>>, outputs: &[Output], answers: &[Answer]) -> Result<HttpResponse, ApiError> {
     let first = answers.first().ok_or_else(|| ApiError::new(ErrorKind::Internal, "there is no answer"))?;
     let mut raw = Vec::new();
     let tensors = outputs.iter().map(|output| {

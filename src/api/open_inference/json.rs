@@ -1,19 +1,21 @@
 //! The JSON part of requests and replies.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::json::Object;
+use crate::api::json::{Name, Object, Text};
 use crate::api::{request, schema};
 
 /// A request; fields and parameters that are not known here are passed by.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["I am so happy that you came!"]}]}))]
 pub(in crate::api) struct InferRequest {
-    pub id: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub id: Option<Name>,
     #[schema(value_type = Option<RequestParameters>)]
     pub parameters: Option<Object<RequestParameters>>,
     #[schema(value_type = Vec<InputTensor>, min_items = 1, max_items = 1)]
@@ -33,14 +35,14 @@ pub(in crate::api) struct RequestParameters {
 #[derive(Debug, Deserialize, ToSchema)]
 pub(in crate::api) struct InputTensor {
     /// `text`
-    #[schema(pattern = "^text$")]
-    pub name: String,
+    #[schema(value_type = String, pattern = "^text$")]
+    pub name: Name,
     /// `[n]` or `[n, 1]` for n texts
     #[schema(min_items = 1, max_items = 2)]
     pub shape: Vec<i64>,
     /// `BYTES`
-    #[schema(pattern = "^BYTES$")]
-    pub datatype: String,
+    #[schema(value_type = String, pattern = "^BYTES$")]
+    pub datatype: Name,
     #[schema(value_type = Option<InputParameters>)]
     pub parameters: Option<Object<InputParameters>>,
     #[schema(required = false, schema_with = schema::flat_or_nested_texts)]
@@ -58,8 +60,8 @@ pub(in crate::api) struct InputParameters {
 #[derive(Debug, Deserialize, ToSchema)]
 pub(in crate::api) struct RequestedOutput {
     /// `scores` or `labels`
-    #[schema(pattern = "^(scores|labels)$")]
-    pub name: String,
+    #[schema(value_type = String, pattern = "^(scores|labels)$")]
+    pub name: Name,
     #[schema(value_type = Option<OutputParameters>)]
     pub parameters: Option<Object<OutputParameters>>,
 }
@@ -81,7 +83,8 @@ pub(in crate::api) struct InferReply {
     pub model_name: String,
     pub model_version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub id: Option<Arc<str>>,
     pub outputs: Vec<OutputTensor>,
 }
 
@@ -123,7 +126,7 @@ impl Elements {
 
 /// Texts of a tensor, whose lists may be nested in any way.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::api) struct FlatTexts(pub Vec<String>);
+pub(in crate::api) struct FlatTexts(pub Vec<Text>);
 
 impl<'de> Deserialize<'de> for FlatTexts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -134,7 +137,7 @@ impl<'de> Deserialize<'de> for FlatTexts {
 }
 
 /// Puts a text, or all texts of a list, behind those already there.
-struct Nested<'a>(&'a mut Vec<String>);
+struct Nested<'a>(&'a mut Vec<Text>);
 
 impl<'de> DeserializeSeed<'de> for Nested<'_> {
     type Value = ();
@@ -152,12 +155,7 @@ impl<'de> Visitor<'de> for Nested<'_> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        self.0.push(text.to_owned());
-        Ok(())
-    }
-
-    fn visit_string<E: Error>(self, text: String) -> Result<(), E> {
-        self.0.push(text);
+        self.0.push(Text(text.into()));
         Ok(())
     }
 
@@ -179,7 +177,8 @@ mod tests {
             (r#"[["a"],["b"]]"#, vec!["a", "b"]),
             (r#"[[["a","b"],["c"]],"d"]"#, vec!["a", "b", "c", "d"]),
         ] {
-            assert_eq!(serde_json::from_str::<FlatTexts>(json).unwrap().0, texts, "{json}");
+            let found = serde_json::from_str::<FlatTexts>(json).unwrap().0;
+            assert_eq!(found.iter().map(|Text(text)| &**text).collect::<Vec<_>>(), texts, "{json}");
         }
     }
 

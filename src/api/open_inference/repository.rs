@@ -1,7 +1,5 @@
 //! The model repository extension: which models there are, and loading and unloading them.
 
-use std::future::{Ready, ready};
-
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -56,17 +54,15 @@ impl From<RoleStatus> for IndexEntry {
     post, path = "/v2/repository/index", tag = "open inference", request_body = Option<IndexRequest>,
     responses((status = 200, description = "The models", body = Vec<IndexEntry>), OpenInferenceIndexErrors)
 )]
-pub(in crate::api) fn index(state: web::Data<ApiState>, body: Body) -> Ready<Result<HttpResponse, ApiError>> {
-    let asked = if matches!(body.bytes().trim_ascii(), b"" | b"null") {
-        Ok(IndexRequest::default())
-    } else {
-        body.json_of_any_type()
-    };
-    ready(asked.map(|IndexRequest { ready: only_ready }| {
-        let roles = state.classifier.residency().status().into_iter();
-        let entries = roles.map(IndexEntry::from).filter(|entry| !only_ready || entry.state == "READY");
-        HttpResponse::Ok().json(entries.collect::<Vec<_>>())
-    }))
+pub(in crate::api) async fn index(state: web::Data<ApiState>, body: Body) -> Result<HttpResponse, ApiError> {
+    let read = body.read(|received| match received.bytes.trim_ascii() {
+        b"" | b"null" => Ok(IndexRequest::default()),
+        _ => received.json_of_any_type(),
+    });
+    let (IndexRequest { ready: only_ready }, _held) = read.await?;
+    let roles = state.classifier.residency().status().into_iter();
+    let entries = roles.map(IndexEntry::from).filter(|entry| !only_ready || entry.state == "READY");
+    Ok(HttpResponse::Ok().json(entries.collect::<Vec<_>>()))
 }
 
 #[derive(Debug, Serialize, ToSchema)]

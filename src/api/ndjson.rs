@@ -24,7 +24,7 @@ use super::error::{ApiError, ErrorKind};
 use super::error_docs::NativeErrors;
 use super::native::AnalyzeReply;
 use super::task::AbortOnDrop;
-use super::{ApiState, methods};
+use super::{ApiState, methods, request};
 use crate::analysis::Settings;
 use crate::classifier::{ClassifyError, Flow, Query, TextInput};
 use crate::model::{LongText, TruncationSide};

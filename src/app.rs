@@ -1,5 +1,7 @@
 //! The only place that wires the parts together: build, port, run until stopped, drain.
 
+mod capacity;
+mod connection;
 mod http_server;
 pub(crate) mod stop;
 
@@ -15,12 +17,14 @@ use crate::api::{ApiSettings, ApiState};
 use crate::cache::LogitsCache;
 use crate::classifier::Classifier;
 use crate::cli::Failure;
-use crate::config::{ConfigError, Preload, ServeArgs};
+use crate::config::{ConfigError, Preload, ServeArgs, cpu_quota};
 use crate::exit::end_process;
+use crate::host;
 use crate::inference::runtime;
 use crate::metrics::Metrics;
 use crate::model::Role;
 use crate::panics::MustFinish;
+use capacity::Capacity;
 use stop::StopSignals;
 
 use crate::residency::{Residency, UnloadCause, Watchdog};
@@ -56,6 +60,7 @@ impl Application {
                 None => Failure::Failed(error.to_string()),
             }
         })?;
+        host::raise_open_files_limit();
         let listener = http_server::bind(arguments)?;
         let port = listener.local_addr().map_err(|error| Failure::Failed(error.to_string()))?.port();
         let metrics = Arc::new(Metrics::new());
@@ -82,7 +87,10 @@ impl Application {
             arguments.max_texts as usize,
             Duration::from_secs(arguments.body_timeout_seconds),
         );
-        let server = http_server::start(listener, arguments, time_to_finish, state.clone(), limits)
+        let limits_bytes = [residency.last().0.memory_limit_bytes(), residency.settings().limits.resident_bytes];
+        let memory_bytes = limits_bytes.into_iter().flatten().min();
+        let capacity = Capacity::new(arguments.max_connections, memory_bytes, host::open_files_limit(), cpu_quota());
+        let server = http_server::start(listener, arguments, capacity, time_to_finish, state.clone(), limits)
             .map_err(|error| Failure::Failed(format!("cannot listen: {error}")))?;
         log::info!("listening on {}:{port}", arguments.host);
         Ok(Self {

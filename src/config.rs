@@ -247,9 +247,9 @@ pub struct ServeArgs {
     #[arg(long, env = "KEEP_ALIVE_SECONDS", value_name = "SECONDS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub keep_alive_seconds: u64,
 
-    /// Most connections that may be open, 1 to 100000; more wait until one is closed
-    #[arg(long, env = "MAX_CONNECTIONS", value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub max_connections: u32,
+    /// Most connections that may be open, 1 to 100000; from 7/8 of them on, each new one closes the one that has waited longest for its client [default: two for each MB of memory, at most 4096]
+    #[arg(long, env = "MAX_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_connections: Option<u32>,
 
     /// Seconds in which a request's head must have arrived, 1 to 3600
     #[arg(long, env = "HEADER_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]

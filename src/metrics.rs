@@ -38,6 +38,13 @@ pub struct RoleReason {
     pub reason: &'static str,
 }
 
+/// Label of an event's reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    /// One of a fixed set of words.
+    reason: &'static str,
+}
+
 /// Which models answered the texts of one request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Answered {
@@ -113,6 +120,8 @@ pub struct Metrics {
     fallbacks: Family<RoleReason, Counter>,
     cache_hits: Counter,
     cache_misses: Counter,
+    connections: Gauge<i64, AtomicI64>,
+    connections_cut: Family<Reason, Counter>,
 }
 
 impl Default for Metrics {
@@ -149,6 +158,8 @@ impl Metrics {
             fallbacks: Family::default(),
             cache_hits: Counter::default(),
             cache_misses: Counter::default(),
+            connections: Gauge::default(),
+            connections_cut: Family::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -211,6 +222,12 @@ impl Metrics {
         );
         registry.register("cache_hits", "Texts answered from the cache", metrics.cache_hits.clone());
         registry.register("cache_misses", "Texts not found in the cache", metrics.cache_misses.clone());
+        registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register(
+            "connections_cut",
+            "Connections that the server ended because of what the client sent, did not send, or to make room for others",
+            metrics.connections_cut.clone(),
+        );
         Self { registry, ..metrics }
     }
 
@@ -226,6 +243,21 @@ impl Metrics {
         self.request_time.get_or_create(&label).observe(time.as_secs_f64());
         let labels = RequestLabels { route: label.route, method, status, role: answered.as_str() };
         self.requests.get_or_create(&labels).inc();
+    }
+
+    /// Counts a connection in.
+    pub fn connection_opens(&self) {
+        self.connections.inc();
+    }
+
+    /// Counts a connection out.
+    pub fn connection_closes(&self) {
+        self.connections.dec();
+    }
+
+    /// Counts a connection that is ended early.
+    pub fn connection_cut(&self, reason: &'static str) {
+        self.connections_cut.get_or_create(&Reason { reason }).inc();
     }
 
     /// Requests whose reply is not done.

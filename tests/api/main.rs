@@ -15,6 +15,7 @@ mod classify;
 mod classify_models;
 mod classify_resume;
 mod commands;
+mod connections;
 mod drain;
 mod environment;
 mod folders;

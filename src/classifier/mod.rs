@@ -26,6 +26,12 @@ const BYTES_AT_ONCE: usize = 16 << 10;
 /// thread needs to wake up.
 const TOKENIZED_AT_ONCE_BYTES: usize = 512;
 
+/// How long to wait for memory to tokenize in.
+const MEMORY_WAIT: Duration = Duration::from_secs(1);
+
+/// Time between two looks for it.
+const MEMORY_POLL: Duration = Duration::from_millis(20);
+
 /// How often a text is sent on when its model is unloaded under it.
 const MOST_MOVES: usize = 4;
 
@@ -180,25 +186,47 @@ impl Classifier {
             let text = encode(&lease.model, &query.texts[*only], long_text, side);
             return Ok(vec![text.map_err(|error| text_error(*only, &error))?]);
         }
-        let mut rest = open;
+        let (mut rest, mut no_memory_since) = (open, None);
         while !rest.is_empty() {
             let (some, later) = rest.split_at(tokenized_at_once(rest.iter().map(|index| query.texts[*index].bytes())));
-            rest = later;
             let texts: Vec<(usize, TextInput)> =
                 some.iter().map(|index| (*index, query.texts[*index].clone())).collect();
-            let model = Arc::clone(&lease.model);
+            let (model, headroom, role) = (Arc::clone(&lease.model), Arc::clone(self.residency.headroom()), lease.role);
             let task = tokio::task::spawn_blocking(move || {
+                // Set aside on this thread: what only waits for its turn takes no memory yet.
+                let longest = texts.iter().map(|(_, text)| text.bytes()).max().unwrap_or(0);
+                let needed = model.tokenizer.memory_bytes(longest, long_text);
+                let reservation = match role {
+                    Role::Heavy => headroom.reserve(needed),
+                    Role::Light => headroom.reserve_with_spare(needed),
+                };
+                let Some(_reserved) = reservation else { return Ok(None) };
                 let encode = |(index, text): (usize, TextInput)| {
                     encode(&model, &text, long_text, side).map_err(|error| text_error(index, &error))
                 };
-                texts.into_iter().map(encode).collect::<Result<Vec<_>, _>>()
+                texts.into_iter().map(encode).collect::<Result<Vec<_>, _>>().map(Some)
             });
             let done = tokio::time::timeout_at(query.deadline.into(), task).await;
-            encoded.extend(done.map_err(|_elapsed| ClassifyError::DeadlinePassed)?.map_err(|_panic| {
+            let some = done.map_err(|_elapsed| ClassifyError::DeadlinePassed)?.map_err(|_panic| {
                 // The error quotes the message of the panic, which may quote a text.
                 log::error!("tokenizing ended with a panic");
                 ClassifyError::Internal
-            })??);
+            })??;
+            match some {
+                Some(some) => {
+                    encoded.extend(some);
+                    (rest, no_memory_since) = (later, None);
+                }
+                None if no_memory_since.get_or_insert_with(Instant::now).elapsed() < MEMORY_WAIT => {
+                    tokio::time::sleep(MEMORY_POLL).await;
+                }
+                None => {
+                    return Err(ClassifyError::Unavailable(Unavailable {
+                        what: "there is not enough memory to tokenize this text now".to_owned(),
+                        retry_after: Duration::from_secs(2),
+                    }));
+                }
+            }
         }
         Ok(encoded)
     }

@@ -1,7 +1,9 @@
 //! From text to the ids that a model reads, in bounded work and memory.
 //!
-//! A tokenizer keeps about a hundred bytes of bookkeeping for each byte of text, so a text is cut
-//! to what the model can read before it is tokenized, not after.
+//! A tokenizer keeps about a hundred bytes of bookkeeping for each byte of text, so a text is
+//! tokenized in pieces, and no more of it than the model can read.
+
+mod pieces;
 
 use std::path::{Path, PathBuf};
 
@@ -10,14 +12,17 @@ use tokenizers::{
     PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
 };
 
-/// Bytes of text taken for each token that the model can read, in the first try. English needs
-/// four to five.
+use pieces::{PIECE_BYTES, Pieces, split};
+
+/// Bytes of text that are taken at first for each token that is wanted. English needs four to five.
 const BYTES_PER_TOKEN: usize = 12;
 
-/// Bytes taken for each token in the second and last try, when the first one gave too few tokens.
-/// Text that needs even more is white space, invisible characters or endless words; the rest of it
-/// counts as cut off.
+/// Bytes that are taken at most for each token. Text that needs even more is invisible characters or
+/// endless words; the rest of it counts as cut off.
 const MOST_BYTES_PER_TOKEN: usize = 64;
+
+/// Smallest piece.
+const LEAST_PIECE_BYTES: usize = 256;
 
 /// Most windows that one long text is read in.
 pub const MAX_WINDOWS: usize = 32;
@@ -116,6 +121,7 @@ pub enum TokenizerError {
 /// A model's tokenizer with its limit.
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
+    pieces: Pieces,
     max_length: usize,
 }
 
@@ -130,7 +136,7 @@ impl TextTokenizer {
         let mut tokenizer = Tokenizer::from_file(path).map_err(failed)?;
         tokenizer.with_truncation(None).map_err(failed)?;
         tokenizer.with_padding(None);
-        Ok(Self { tokenizer, max_length })
+        Ok(Self { pieces: Pieces::of(&tokenizer), tokenizer, max_length })
     }
 
     /// Encodes one text.
@@ -200,24 +206,63 @@ impl TextTokenizer {
         Ok(EncodedText { windows: vec![self.finish(first, second)?], truncated })
     }
 
-    /// Encodes no more of the text than is needed for more than `tokens` tokens, and tells whether
-    /// something was left out.
+    /// Most bytes that encoding a text of `bytes` takes at a time.
+    #[must_use]
+    pub fn memory_bytes(&self, bytes: usize, long_text: LongText) -> u64 {
+        self.pieces.memory_bytes(
+            bytes,
+            match long_text {
+                LongText::Truncate | LongText::Refuse => self.max_length,
+                LongText::Windows => self.max_length * MAX_WINDOWS,
+            },
+        )
+    }
+
+    /// Encodes no more of the text than is needed for more than `tokens` tokens, in pieces, and
+    /// tells whether something was left out.
     fn encode_bounded(
         &self,
         text: &str,
         tokens: usize,
         side: TruncationSide,
     ) -> Result<(tokenizers::Encoding, bool), TokenizerError> {
+        if self.pieces == Pieces::Whole {
+            return self.encode_whole(text, tokens, side);
+        }
+        let mut all = tokenizers::Encoding::default();
+        let mut bytes_left = tokens.saturating_mul(MOST_BYTES_PER_TOKEN);
+        let mut rest = self.pieces.trim(text, side);
+        // A cut inside a word may change the last token, so one more than needed must be there.
+        while !rest.is_empty() && all.len() <= tokens && bytes_left > 0 {
+            let wanted = (tokens + 1 - all.len()).saturating_mul(BYTES_PER_TOKEN);
+            let (piece, later) = split(rest, wanted.clamp(LEAST_PIECE_BYTES, PIECE_BYTES), side);
+            let encoding = self.tokenizer.encode_fast(piece, false).map_err(TokenizerError::Encode)?;
+            match side {
+                TruncationSide::Right => all.merge_with(encoding, false),
+                TruncationSide::Left => {
+                    let after = std::mem::replace(&mut all, encoding);
+                    all.merge_with(after, false);
+                }
+            }
+            bytes_left = bytes_left.saturating_sub(self.pieces.weight(piece));
+            rest = self.pieces.trim(later, side);
+        }
+        Ok((all, !rest.is_empty()))
+    }
+
+    /// The same in one piece, or in a second, longer one where the first gave too few tokens.
+    fn encode_whole(
+        &self,
+        text: &str,
+        tokens: usize,
+        side: TruncationSide,
+    ) -> Result<(tokenizers::Encoding, bool), TokenizerError> {
         let encode_at_most = |bytes_per_token: usize| {
-            let part = match side {
-                TruncationSide::Right => prefix(text, tokens.saturating_mul(bytes_per_token)),
-                TruncationSide::Left => suffix(text, tokens.saturating_mul(bytes_per_token)),
-            };
-            let encoding = self.tokenizer.encode_fast(part, false).map_err(TokenizerError::Encode)?;
-            Ok((encoding, part.len() < text.len()))
+            let (piece, rest) = split(text, tokens.saturating_mul(bytes_per_token), side);
+            let encoding = self.tokenizer.encode_fast(piece, false).map_err(TokenizerError::Encode)?;
+            Ok((encoding, !rest.is_empty()))
         };
         let (encoding, cut) = encode_at_most(BYTES_PER_TOKEN)?;
-        // A cut inside a word may change the last token, so one more than needed must be there.
         if !cut || encoding.len() > tokens {
             return Ok((encoding, cut));
         }
@@ -246,31 +291,6 @@ fn direction(side: TruncationSide) -> TruncationDirection {
     match side {
         TruncationSide::Right => TruncationDirection::Right,
         TruncationSide::Left => TruncationDirection::Left,
-    }
-}
-
-/// At most `bytes` from the start, up to the last word that fits whole. A word longer than a
-/// quarter of that is cut.
-fn prefix(text: &str, bytes: usize) -> &str {
-    if text.len() <= bytes {
-        return text;
-    }
-    let cut = &text[..text.floor_char_boundary(bytes)];
-    match cut.rfind(char::is_whitespace) {
-        Some(end) if end >= bytes - bytes / 4 => &cut[..end],
-        _ => cut,
-    }
-}
-
-/// The same from the end.
-fn suffix(text: &str, bytes: usize) -> &str {
-    if text.len() <= bytes {
-        return text;
-    }
-    let cut = &text[text.ceil_char_boundary(text.len() - bytes)..];
-    match cut.find(char::is_whitespace) {
-        Some(start) if start <= bytes / 4 => &cut[start..],
-        _ => cut,
     }
 }
 
@@ -345,14 +365,71 @@ mod tests {
     }
 
     #[test]
-    fn some_white_space_between_words_does_not_hide_later_words_but_endless_white_space_is_cut_off() {
+    fn white_space_between_words_never_hides_later_words_but_endless_words_do() {
         let tokenizer = word_tokenizer(5);
-        let encode = |spaces| {
-            let text = format!("one{}two", " ".repeat(spaces));
-            tokenizer.encode(&text, LongText::Truncate, TruncationSide::Right).unwrap()
-        };
-        assert_eq!((ids(&encode(150)), encode(150).truncated), (vec![vec![1, 3, 4, 2]], false));
-        assert_eq!((ids(&encode(100_000)), encode(100_000).truncated), (vec![vec![1, 3, 2]], true));
+        let encode = |text: &str, long_text| tokenizer.encode(text, long_text, TruncationSide::Right);
+        for spaces in [1, 150, 100_000] {
+            let text = format!("one{}two{}", " ".repeat(spaces), "\n\u{3000}".repeat(spaces));
+            for long_text in [LongText::Refuse, LongText::Windows] {
+                let encoded = encode(&text, long_text).unwrap();
+                assert_eq!((ids(&encoded), encoded.truncated), (vec![vec![1, 3, 4, 2]], false), "{spaces}");
+            }
+            let left = tokenizer.encode(&text, LongText::Truncate, TruncationSide::Left).unwrap();
+            assert_eq!((ids(&left), left.truncated), (vec![vec![1, 3, 4, 2]], false), "{spaces}");
+        }
+        let text = format!("one {} two", "x".repeat(100_000));
+        assert!(encode(&text, LongText::Truncate).unwrap().truncated);
+    }
+
+    /// What the tokenizer itself makes of a text, without pieces.
+    fn whole(tokenizer: &TextTokenizer, text: &str) -> Vec<u32> {
+        tokenizer.tokenizer.encode_fast(text, true).unwrap().get_ids().to_vec()
+    }
+
+    fn shipped() -> TextTokenizer {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/ekman/tokenizer.json");
+        TextTokenizer::load(&path, 100_000).unwrap()
+    }
+
+    /// A byte-level tokenizer, as those of roberta: white space gives tokens.
+    fn byte_level() -> TextTokenizer {
+        let alphabet = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet();
+        let mut letters: Vec<String> = alphabet.into_iter().map(String::from).collect();
+        letters.sort();
+        letters.extend(["\u{120}\u{120}".to_owned(), "th".to_owned(), "\u{120}th".to_owned()]);
+        let vocab: serde_json::Map<_, _> =
+            letters.into_iter().enumerate().map(|(id, letter)| (letter, id.into())).collect();
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "post_processor": null, "decoder": null,
+            "model": {"type": "BPE", "vocab": vocab, "merges": ["\u{120} \u{120}", "t h", "\u{120} th"]}
+        });
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), json.to_string()).unwrap();
+        TextTokenizer::load(file.path(), 100_000).unwrap()
+    }
+
+    #[test]
+    fn pieces_give_the_tokens_of_the_whole() {
+        let (words, blanks) = (shipped(), byte_level());
+        assert_eq!((words.pieces, blanks.pieces), (Pieces::Words, Pieces::Blanks));
+        for unit in [
+            "I am so happy, thanks! ",
+            "the  thing\tis\r\n\r\nthat   ",
+            "caf\u{e9} na\u{ef}ve\u{a0}d\u{e9}j\u{e0}\u{3000}vu \u{301}x ",
+            "\u{597d}\u{7684} \u{1f602}\u{200b}\u{85}it's [SEP] don't\u{b}stop ",
+        ] {
+            for letters in [0, 1, 7] {
+                let text = format!("{}{}", "x".repeat(letters), unit.repeat(60_000 / unit.len()));
+                for tokenizer in [&words, &blanks] {
+                    for side in [TruncationSide::Right, TruncationSide::Left] {
+                        let encoded = tokenizer.encode(&text, LongText::Refuse, side).unwrap();
+                        assert!(*encoded.windows[0].input_ids == whole(tokenizer, &text), "{unit:?} {side:?}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

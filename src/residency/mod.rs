@@ -133,6 +133,11 @@ impl Residency {
         &self.settings
     }
 
+    /// Memory that may still be taken.
+    pub(crate) fn headroom(&self) -> &Arc<Headroom> {
+        &self.headroom
+    }
+
     /// The role that a model's name stands for.
     #[must_use]
     pub fn role_of(&self, name: &str) -> Option<Role> {

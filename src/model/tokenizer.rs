@@ -245,6 +245,12 @@ impl TextTokenizer {
                 }
             }
             bytes_left = bytes_left.saturating_sub(self.pieces.weight(piece));
+            let passed_by = self.pieces.rest_of_word(piece, later, side).min(bytes_left);
+            bytes_left -= passed_by;
+            let later = match side {
+                TruncationSide::Right => &later[passed_by..],
+                TruncationSide::Left => &later[..later.len() - passed_by],
+            };
             rest = self.pieces.trim(later, side);
         }
         Ok((all, !rest.is_empty()))
@@ -413,11 +419,12 @@ mod tests {
     #[test]
     fn pieces_give_the_tokens_of_the_whole() {
         let (words, blanks) = (shipped(), byte_level());
-        assert_eq!((words.pieces, blanks.pieces), (Pieces::Words, Pieces::Blanks));
+        assert_eq!((words.pieces, blanks.pieces), (Pieces::Words { longest_word: 100 }, Pieces::Blanks));
         for unit in [
             "I am so happy, thanks! ",
             "the  thing\tis\r\n\r\nthat   ",
             "caf\u{e9} na\u{ef}ve\u{a0}d\u{e9}j\u{e0}\u{3000}vu \u{301}x ",
+            &format!("{} I {} ", "x".repeat(9000), "y,".repeat(5000)),
             "\u{597d}\u{7684} \u{1f602}\u{200b}\u{85}it's [SEP] don't\u{b}stop ",
         ] {
             for letters in [0, 1, 7] {

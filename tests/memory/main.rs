@@ -13,6 +13,7 @@ mod cache;
 mod cpu;
 mod disk;
 mod group;
+mod hostile;
 mod limits;
 mod load;
 mod nearest_limit;

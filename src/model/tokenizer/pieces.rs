@@ -1,6 +1,6 @@
 //! Where a text may be cut so that its pieces, tokenized one by one, give the tokens of the whole.
 
-use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
+use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
 use super::TruncationSide;
 
@@ -16,8 +16,9 @@ const TOKEN_BYTES: usize = 128;
 /// How a tokenizer takes the pieces of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pieces {
-    /// White space parts words and gives no tokens itself.
-    Words,
+    /// White space parts words and gives no tokens itself. Words of more characters than
+    /// `longest_word` are one token.
+    Words { longest_word: usize },
     /// White space gives tokens; that before a word belongs to it.
     Blanks,
     /// Not known: a text is not to be cut but where it ends.
@@ -40,7 +41,12 @@ impl Pieces {
                     | PreTokenizerWrapper::Whitespace(_)
                     | PreTokenizerWrapper::WhitespaceSplit(_),
                 ),
-            ) => Self::Words,
+            ) => Self::Words {
+                longest_word: match tokenizer.get_model() {
+                    ModelWrapper::WordPiece(words) => words.max_input_chars_per_word,
+                    ModelWrapper::BPE(_) | ModelWrapper::WordLevel(_) | ModelWrapper::Unigram(_) => usize::MAX,
+                },
+            },
             (None, Some(PreTokenizerWrapper::ByteLevel(byte_level))) if byte_level.use_regex => Self::Blanks,
             _ => Self::Whole,
         }
@@ -49,8 +55,8 @@ impl Pieces {
     /// `rest` without the white space that gives no tokens.
     pub(super) fn trim(self, rest: &str, side: TruncationSide) -> &str {
         match (self, side) {
-            (Self::Words, TruncationSide::Right) => rest.trim_start_matches(is_gap),
-            (Self::Words, TruncationSide::Left) => rest.trim_end_matches(is_gap),
+            (Self::Words { .. }, TruncationSide::Right) => rest.trim_start_matches(is_gap),
+            (Self::Words { .. }, TruncationSide::Left) => rest.trim_end_matches(is_gap),
             (Self::Blanks | Self::Whole, _) => rest,
         }
     }
@@ -58,15 +64,26 @@ impl Pieces {
     /// Bytes of a piece, without the white space that gives no tokens.
     pub(super) fn weight(self, piece: &str) -> usize {
         match self {
-            Self::Words => piece.split(is_gap).map(str::len).sum(),
+            Self::Words { .. } => piece.split(is_gap).map(str::len).sum(),
             Self::Blanks | Self::Whole => piece.len(),
         }
+    }
+
+    /// Bytes beside a piece that go on with its last word without another token.
+    pub(super) fn rest_of_word(self, piece: &str, later: &str, side: TruncationSide) -> usize {
+        let Self::Words { longest_word } = self else { return 0 };
+        let is_letter = |character: char| character.is_ascii_alphanumeric();
+        let (inside, beside) = match side {
+            TruncationSide::Right => (piece.trim_end_matches(is_letter), later.trim_start_matches(is_letter)),
+            TruncationSide::Left => (piece.trim_start_matches(is_letter), later.trim_end_matches(is_letter)),
+        };
+        if piece.len() - inside.len() > longest_word { later.len() - beside.len() } else { 0 }
     }
 
     /// Most bytes that tokenizing a text of `bytes` takes at a time, when it may give `tokens`.
     pub(super) fn memory_bytes(self, bytes: usize, tokens: usize) -> u64 {
         let piece = match self {
-            Self::Words | Self::Blanks => PIECE_BYTES,
+            Self::Words { .. } | Self::Blanks => PIECE_BYTES,
             Self::Whole => tokens.saturating_mul(super::MOST_BYTES_PER_TOKEN),
         };
         (bytes.min(piece) * BOOKKEEPING + bytes.min(tokens) * TOKEN_BYTES) as u64

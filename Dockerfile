@@ -4,7 +4,7 @@
 #   docker run --read-only --memory 512m -p 8080:8080 emotion-server
 #
 # Every stage runs on the platform that the image is for (x86_64 or aarch64): nothing is cross-compiled, and
-# weights are prepared for the processor of the machine that builds. On another kind of processor the server
+# weights are prepared by the machine that builds. Where they do not fit the processor (int4, or aarch64) the server
 # prepares them itself, into MODEL_CACHE_DIR.
 
 # Any base with glibc 2.28 or later, libstdc++ and libgcc does for the last one; it needs no shell.
@@ -22,6 +22,7 @@ ARG TARGETARCH
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY src src
+COPY kernels kernels
 RUN --mount=type=cache,id=emotion-registry,target=/usr/local/cargo/registry \
     --mount=type=cache,id=emotion-target-${TARGETARCH},target=/build/target \
     cargo build --release --locked --bin emotion-server \

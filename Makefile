@@ -21,7 +21,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-clients test-browser image image-test lint format bench load load-plot compare export-hub train-light evaluate require-data require-checkpoint clean
+.PHONY: help setup run test test-clients test-browser image image-test lint format bench bench-packed load load-plot compare export-hub train-light evaluate require-data require-checkpoint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -73,6 +73,9 @@ format: $(TOOLS)/.linters ## rewrite Rust code in the house's format and sort Py
 
 bench: $(ORT) ## measure; ARGS="NAME" picks benches
 	cargo bench --locked --bench parts -- $(ARGS)
+
+bench-packed: $(ORT) ## packed layers beside the graph as ONNX Runtime prepares it: CPU time of runs and loads
+	cargo bench --locked --bench packed
 
 load: $(ORT) ## load test beside the bare session; ARGS="--roles light --clients 32" measures a part
 	cargo bench --locked --bench load -- $(ARGS)

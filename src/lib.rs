@@ -1,7 +1,7 @@
 //! Reads the emotions in English text with ONNX Runtime, in little memory.
 //!
 //! Dependencies point one way: `main -> app -> api -> classifier -> residency -> inference -> model`;
-//! `analysis` knows neither HTTP nor ONNX.
+//! `analysis` knows neither HTTP nor ONNX, and `graph` knows ONNX files alone.
 
 pub mod analysis;
 pub mod api;
@@ -11,6 +11,7 @@ pub mod classifier;
 pub mod cli;
 pub mod config;
 pub(crate) mod exit;
+pub mod graph;
 pub mod host;
 pub mod inference;
 pub mod logging;

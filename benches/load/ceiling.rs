@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use emotion_server::inference::prepared::PreparedStore;
 use emotion_server::inference::runtime;
-use emotion_server::inference::session::{InferenceSession, LoadStop, Weights};
+use emotion_server::inference::session::{InferenceSession, LoadStop};
 use emotion_server::model::{Bundle, Encoding, LongText, TextTokenizer, TruncationSide};
 
 use crate::process::cpu_seconds;
@@ -49,8 +49,8 @@ impl Ceiling {
             fs::copy(library, &own_library).expect("the library can be copied");
         }
         let environment = runtime::environment(Some(&own_library)).expect("ONNX Runtime is there");
-        let graph = PreparedStore::new(own.to_path_buf()).write(environment, bundle).expect("the weights are prepared");
-        let weights = Weights::Prepared(graph);
+        let store = PreparedStore::new(own.to_path_buf());
+        let weights = store.write(Some(&own_library), bundle).expect("the weights are prepared");
         let session =
             || InferenceSession::load(environment, bundle, &weights, &LoadStop::default()).expect("the graph loads");
         let tokenizer = TextTokenizer::load(&bundle.tokenizer_path(), bundle.max_length).expect("the tokenizer loads");

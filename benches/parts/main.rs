@@ -20,7 +20,7 @@ use emotion_server::inference::fairness::{ClientId, Flow};
 use emotion_server::inference::prepared::PreparedStore;
 use emotion_server::inference::queue::{Job, Queue, QueueLimits};
 use emotion_server::inference::runtime;
-use emotion_server::inference::session::{InferenceSession, LoadStop, Weights};
+use emotion_server::inference::session::{InferenceSession, LoadStop};
 use emotion_server::model::{Bundle, Encoding, LongText, Precision, TextTokenizer, TruncationSide};
 use texts::{mixed, of_words};
 use tokio::sync::oneshot;
@@ -123,7 +123,7 @@ fn run(criterion: &mut Criterion) {
     for (precision, shapes) in [(Precision::Int8, &SHAPES[..]), (Precision::Int4, &INT4_SHAPES)] {
         for (role, name) in MODELS {
             let bundle = bundle(name, precision);
-            let weights = Weights::Prepared(store.write(environment, &bundle).expect("the weights are prepared"));
+            let weights = store.write(None, &bundle).expect("the weights are prepared");
             let mut session =
                 InferenceSession::load(environment, &bundle, &weights, &LoadStop::default()).expect("the graph loads");
             for (texts, tokens) in shapes {

@@ -7,7 +7,6 @@ use clap::Args;
 use super::Failure;
 use crate::config::ModelArgs;
 use crate::inference::prepared::{PrepareError, PreparedStore};
-use crate::inference::runtime;
 use crate::logging::{self, LogFormat};
 use crate::model::Bundle;
 use crate::residency::loader::chain;
@@ -45,18 +44,18 @@ pub(super) fn run(log_format: LogFormat, arguments: &PrepareArgs) -> Result<(), 
             heavy.into_iter().chain([settings.light.0]).collect()
         }
     };
-    let environment =
-        runtime::environment(models.onnxruntime_library.as_deref()).map_err(|error| Failure::failed(&error))?;
     for folder in folders {
         let bundle = Bundle::open(&folder, models.model_precision).map_err(|error| Failure::failed(&error))?;
         reclaim::bound_own_heap(bundle.memory.preparing_peak_bytes);
-        let graph = store.write(environment, &bundle).map_err(|error| match error {
+        let weights = store.write(models.onnxruntime_library.as_deref(), &bundle).map_err(|error| match error {
             PrepareError::Bundle(damage) => Failure::Damaged(chain(&damage)),
-            error @ (PrepareError::Write { .. } | PrepareError::Locked { .. } | PrepareError::Session(_)) => {
-                Failure::failed(&error)
-            }
+            error @ (PrepareError::Write { .. }
+            | PrepareError::Locked { .. }
+            | PrepareError::Graph(_)
+            | PrepareError::Runtime(_)
+            | PrepareError::Session(_)) => Failure::failed(&error),
         })?;
-        println!("{} {}: {}", bundle.name, bundle.precision, graph.display());
+        println!("{} {}: {}", bundle.name, bundle.precision, weights.graph(&bundle).display());
     }
     Ok(())
 }

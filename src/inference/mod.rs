@@ -5,6 +5,7 @@ pub mod batch;
 pub mod fairness;
 pub mod headroom;
 mod layout;
+pub mod linear_operator;
 pub mod pool;
 pub mod prepared;
 pub mod queue;

@@ -1,10 +1,15 @@
-//! Prepared weights: the graph as ONNX Runtime would lay it out in memory, written to disk once.
+//! Prepared weights: a graph whose weights lie as runs read them, written to disk once.
 //!
 //! ONNX Runtime repacks weights for the instruction set it finds, into anonymous memory that cannot
-//! be given back. Saved after that step, with the packed weights in a file apart, the same graph is
-//! mapped instead: all sessions share its pages and the kernel may take them back at any time.
-//! The file fits one model, one version of ONNX Runtime and one instruction set, so all three are
-//! in its folder's name.
+//! be given back. Weights that are already packed on disk are mapped instead: all sessions share
+//! their pages and the kernel may take them back at any time. There are two forms of them.
+//!
+//! Packed: our own layers in the graph, see [`crate::graph`]. One model's files fit every processor
+//! that has a fast kernel, and every version of ONNX Runtime.
+//!
+//! Prepacked: the graph as ONNX Runtime saves it after it repacked the weights, for what cannot be
+//! packed. The files fit one version of ONNX Runtime and one instruction set, so both are in their
+//! folder's name.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -13,13 +18,15 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ort::environment::Environment;
+use emotion_kernels::InstructionSet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::layout::set_plain_apart;
-use super::runtime::LIBRARY_VERSION;
-use super::session::{SessionError, save_prepacked};
+use super::runtime::{self, LIBRARY_VERSION, RuntimeError};
+use super::session::{SessionError, Weights, save_prepacked};
+use crate::graph::GraphError;
+use crate::graph::pack::Plan;
 use crate::model::{Bundle, BundleError};
 
 const GRAPH: &str = "model.onnx";
@@ -54,9 +61,49 @@ pub enum PrepareError {
     /// The bundle is damaged.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The packed graph cannot be written.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// ONNX Runtime cannot be used.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     /// ONNX Runtime cannot load or save the graph.
     #[error(transparent)]
     Session(#[from] SessionError),
+}
+
+/// How weights are prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Layers of our own, packed without ONNX Runtime.
+    Packed,
+    /// As ONNX Runtime saves them.
+    Prepacked,
+}
+
+impl Form {
+    /// The form that a bundle's weights are prepared in on this processor.
+    #[must_use]
+    pub fn of(bundle: &Bundle) -> Self {
+        if plan(bundle).is_some() { Self::Packed } else { Self::Prepacked }
+    }
+
+    fn folder_name(self, bundle: &Bundle) -> String {
+        let (name, precision, revision) = (safe_name(&bundle.name), bundle.precision, bundle.revision());
+        match self {
+            Self::Packed => format!("{name}-{precision}-{revision}-packed1"),
+            Self::Prepacked => {
+                format!("{name}-{precision}-{revision}-prepacked1-ort{LIBRARY_VERSION}-{}", instruction_set())
+            }
+        }
+    }
+
+    fn weights(self, graph: PathBuf) -> Weights {
+        match self {
+            Self::Packed => Weights::Packed(graph),
+            Self::Prepacked => Weights::Prepacked(graph),
+        }
+    }
 }
 
 /// What a finished folder holds.
@@ -95,40 +142,51 @@ impl PreparedStore {
         &self.directory
     }
 
-    /// The prepared graph of this bundle, when it is there and whole. What was written here comes
+    /// The prepared weights of this bundle, when they are there and whole. What was written here comes
     /// before what was shipped: it is written only where that is missing or does not load.
     #[must_use]
-    pub fn find(&self, bundle: &Bundle) -> Option<PathBuf> {
-        let name = folder_name(bundle);
-        [Some(&self.directory), self.shipped.as_ref()].into_iter().flatten().find_map(|place| whole(&place.join(&name)))
+    pub fn find(&self, bundle: &Bundle) -> Option<Weights> {
+        let forms = [Form::Packed, Form::Prepacked].into_iter();
+        forms.filter(|form| *form != Form::Packed || InstructionSet::best().is_fast()).find_map(|form| {
+            let name = form.folder_name(bundle);
+            let places = [Some(&self.directory), self.shipped.as_ref()].into_iter().flatten();
+            let graph = places.map(|place| place.join(&name)).find_map(|folder| whole(&folder))?;
+            Some(form.weights(graph))
+        })
     }
 
-    /// Writes the prepared form of the bundle in this process and returns its graph. Another
-    /// process that does the same at this moment is waited for. Hashes are checked first.
+    /// Writes the prepared form of the bundle in this process. Another process that does the same at
+    /// this moment is waited for. Hashes are checked first. ONNX Runtime is loaded from `library`, or
+    /// from the usual places, only where it is needed.
     ///
     /// # Errors
     /// [`PrepareError`]; nothing half written is left under the final name.
-    pub fn write(&self, environment: &Environment, bundle: &Bundle) -> Result<PathBuf, PrepareError> {
+    pub fn write(&self, library: Option<&Path>, bundle: &Bundle) -> Result<Weights, PrepareError> {
         let failed = |path: &Path| {
             let path = path.to_path_buf();
             move |source| PrepareError::Write { path, source }
         };
         fs::create_dir_all(&self.directory).map_err(failed(&self.directory))?;
-        let folder = self.directory.join(folder_name(bundle));
+        let plan = plan(bundle);
+        let form = if plan.is_some() { Form::Packed } else { Form::Prepacked };
+        let folder = self.directory.join(form.folder_name(bundle));
         let lock_path = beside(&folder, "lock");
         let lock = File::create(&lock_path).map_err(failed(&lock_path))?;
         wait_for_lock(&lock, &folder)?;
         if let Some(graph) = whole(&folder) {
-            return Ok(graph);
+            return Ok(form.weights(graph));
         }
         bundle.verify_hashes()?;
         let unfinished = beside(&folder, "unfinished");
         remove_folder(&unfinished).map_err(failed(&unfinished))?;
         remove_folder(&folder).map_err(failed(&folder))?;
         fs::create_dir(&unfinished).map_err(failed(&unfinished))?;
-        let written = save_prepacked(environment, bundle, &unfinished.join(GRAPH))
-            .map_err(PrepareError::from)
-            .map(|()| lay_out(&unfinished, bundle))
+        let graph = unfinished.join(GRAPH);
+        let written = match plan {
+            Some(plan) => plan.write(&graph, &unfinished.join(WEIGHTS)).map(|()| None).map_err(PrepareError::from),
+            None => prepack(library, bundle, &graph),
+        };
+        let written = written
             .and_then(|plain_from| seal(&unfinished, plain_from).map_err(failed(&unfinished)))
             .and_then(|()| fs::rename(&unfinished, &folder).map_err(failed(&folder)));
         if let Err(error) = written {
@@ -137,7 +195,7 @@ impl PreparedStore {
             }
             return Err(error);
         }
-        Ok(folder.join(GRAPH))
+        Ok(form.weights(folder.join(GRAPH)))
     }
 
     /// Removes the bundle's prepared form from the folder that is written to.
@@ -145,8 +203,32 @@ impl PreparedStore {
     /// # Errors
     /// What the system says.
     pub fn discard(&self, bundle: &Bundle) -> io::Result<()> {
-        remove_folder(&self.directory.join(folder_name(bundle)))
+        [Form::Packed, Form::Prepacked]
+            .into_iter()
+            .try_for_each(|form| remove_folder(&self.directory.join(form.folder_name(bundle))))
     }
+}
+
+/// How the bundle's graph is packed, where that is possible and this processor has a fast kernel for it.
+fn plan(bundle: &Bundle) -> Option<Plan> {
+    if !InstructionSet::best().is_fast() {
+        return None;
+    }
+    Plan::of(&bundle.graph).unwrap_or_else(|error| {
+        log::debug!("{} cannot be packed: {error}", bundle.name);
+        None
+    })
+}
+
+/// Lets ONNX Runtime save the graph, and puts what runs read together. Returns where the rest begins.
+fn prepack(library: Option<&Path>, bundle: &Bundle, graph: &Path) -> Result<Option<u64>, PrepareError> {
+    save_prepacked(runtime::environment(library)?, bundle, graph)?;
+    // A graph of another form is used as ONNX Runtime wrote it.
+    Ok(set_plain_apart(graph, &graph.with_file_name(WEIGHTS))
+        .inspect_err(|error| {
+            log::warn!("the prepared weights of {} stay as ONNX Runtime lays them out: {error}", bundle.name)
+        })
+        .ok())
 }
 
 /// The weights file of a prepared graph, and where in it the part begins that a load reads and runs do not.
@@ -154,16 +236,6 @@ impl PreparedStore {
 pub fn plain_weights(graph: &Path) -> Option<(PathBuf, u64)> {
     let folder = graph.parent()?;
     Some((folder.join(WEIGHTS), complete(folder)?.plain_from?))
-}
-
-fn folder_name(bundle: &Bundle) -> String {
-    format!(
-        "{}-{}-{}-ort{LIBRARY_VERSION}-{}",
-        safe_name(&bundle.name),
-        bundle.precision,
-        bundle.revision(),
-        instruction_set()
-    )
 }
 
 /// The graph of a finished folder whose files have the lengths that they had.
@@ -201,15 +273,6 @@ fn wait_for_lock(lock: &File, folder: &Path) -> Result<(), PrepareError> {
             Err(TryLockError::Error(source)) => return Err(PrepareError::Write { path: folder.to_path_buf(), source }),
         }
     }
-}
-
-/// Puts what runs read together; a graph of another form is used as ONNX Runtime wrote it.
-fn lay_out(folder: &Path, bundle: &Bundle) -> Option<u64> {
-    set_plain_apart(&folder.join(GRAPH), &folder.join(WEIGHTS))
-        .inspect_err(|error| {
-            log::warn!("the prepared weights of {} stay as ONNX Runtime lays them out: {error}", bundle.name)
-        })
-        .ok()
 }
 
 fn complete(folder: &Path) -> Option<Complete> {

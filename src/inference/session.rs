@@ -11,6 +11,7 @@ use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::Tensor;
 
 use super::batch::Padding;
+use super::linear_operator;
 use crate::model::{Bundle, Encoding, Precision};
 
 /// Key in the graph's metadata that says that its padding takes part in nothing but attention.
@@ -19,8 +20,10 @@ const PADDING_FREE: &str = "padding_free";
 /// Where a session's weights come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Weights {
+    /// The packed form written by [`super::prepared`]; all sessions map the same pages.
+    Packed(PathBuf),
     /// The prepacked form written by [`super::prepared`]; all sessions map the same pages.
-    Prepared(PathBuf),
+    Prepacked(PathBuf),
     /// The bundle's own files without prepacking: slower, but nothing has to be written.
     Plain,
 }
@@ -30,8 +33,17 @@ impl Weights {
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Prepared(_) => "prepared",
+            Self::Packed(_) | Self::Prepacked(_) => "prepared",
             Self::Plain => "plain",
+        }
+    }
+
+    /// The graph's file.
+    #[must_use]
+    pub fn graph<'a>(&'a self, bundle: &'a Bundle) -> &'a Path {
+        match self {
+            Self::Packed(path) | Self::Prepacked(path) => path,
+            Self::Plain => &bundle.graph,
         }
     }
 }
@@ -159,10 +171,7 @@ impl InferenceSession {
         weights: &Weights,
         stop: &LoadStop,
     ) -> Result<Self, SessionError> {
-        let graph = match weights {
-            Weights::Prepared(path) => path.clone(),
-            Weights::Plain => bundle.graph.clone(),
-        };
+        let graph = weights.graph(bundle).to_path_buf();
         let load_error = |error: ort::Error| SessionError::Load { path: graph.clone(), message: first_line(&error) };
         let mut builder = builder(environment, weights).map_err(load_error)?;
         stop.watch(builder.canceler())?;
@@ -282,10 +291,13 @@ fn builder(environment: &Environment, weights: &Weights) -> ort::Result<SessionB
         .with_intra_threads(1)?
         .with_intra_op_spinning(false)?
         .with_inter_op_spinning(false)?
-        .with_memory_pattern(false)?;
+        .with_memory_pattern(false)?
+        .with_operators(linear_operator::domain()?)?;
     Ok(match weights {
-        // The prepared graph is already optimized: doing it again finds nothing more to do.
-        Weights::Prepared(_) => builder.with_optimization_level(GraphOptimizationLevel::Disable)?,
+        // The few products that are left unpacked are faster prepacked.
+        Weights::Packed(_) => builder,
+        // The prepacked graph is already optimized: doing it again finds nothing more to do.
+        Weights::Prepacked(_) => builder.with_optimization_level(GraphOptimizationLevel::Disable)?,
         Weights::Plain => builder.with_prepacking(false)?,
     })
 }

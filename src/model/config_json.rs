@@ -69,6 +69,22 @@ pub struct MemoryNeed {
     pub preparing_peak_bytes: u64,
 }
 
+/// What ONNX Runtime packs at the load of a packed graph, of the products that were left, in each session.
+const LEFT_PRODUCTS_BYTES: u64 = 512 << 10;
+
+impl MemoryNeed {
+    /// Loaded with packed layers: the files are as long as the model's own. Sessions are counted as those of weights
+    /// that ONNX Runtime prepared, which for the heavy model is 3 MB too much for the first and 2 MB for each other.
+    #[must_use]
+    pub fn packed(&self) -> LoadedBytes {
+        LoadedBytes {
+            first_session_bytes: self.prepared.first_session_bytes + LEFT_PRODUCTS_BYTES,
+            next_session_bytes: self.prepared.next_session_bytes + LEFT_PRODUCTS_BYTES,
+            mapped_bytes: self.plain.mapped_bytes,
+        }
+    }
+}
+
 /// Memory of sessions in one way of loading.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct LoadedBytes {

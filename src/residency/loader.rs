@@ -14,7 +14,7 @@ use super::admission::Admitted;
 use super::slot::{Slot, SlotState, State};
 use super::{FallbackReason, ReadyModel, Residency, SHORT_BAR};
 use crate::inference::pool::Pool;
-use crate::inference::prepared::{self, DAMAGED_EXIT_CODE};
+use crate::inference::prepared::{self, DAMAGED_EXIT_CODE, Form};
 use crate::inference::runtime::{self, RuntimeError};
 use crate::inference::session::{InferenceSession, LoadStop, SessionError, Weights};
 use crate::model::bundle::{ActivationCost, LoadedBytes};
@@ -146,8 +146,8 @@ impl Residency {
                 }
                 let again = self.choose_weights(role, &bundle, Some(&weights), stop)?;
                 open(&again).or_else(|error| match again {
-                    Weights::Prepared(_) if error.may_be_the_files() => open(&Weights::Plain),
-                    Weights::Prepared(_) | Weights::Plain => Err(error),
+                    Weights::Packed(_) | Weights::Prepacked(_) if error.may_be_the_files() => open(&Weights::Plain),
+                    Weights::Packed(_) | Weights::Prepacked(_) | Weights::Plain => Err(error),
                 })
             }
             result => result,
@@ -176,7 +176,7 @@ impl Residency {
                 pool_settings.max_batch_tokens
             );
         }
-        if let Weights::Prepared(graph) = &weights
+        if let Weights::Prepacked(graph) = &weights
             && let Some((file, plain_from)) = prepared::plain_weights(graph)
             && let Err(error) = super::reclaim::drop_from_page_cache(&file, plain_from)
         {
@@ -205,15 +205,20 @@ impl Residency {
         stop: &LoadStop,
     ) -> Result<Weights, LoadError> {
         let find = || {
-            let found = self.settings.prepared.find(bundle).map(Weights::Prepared);
+            let found = self.settings.prepared.find(bundle);
             found.filter(|weights| Some(weights) != refused)
         };
         if let Some(weights) = find() {
             return Ok(weights);
         }
         // No time is spent on weights that would not be loaded then.
-        let prepared = if self.admit(role, &needed(bundle, bundle.memory.prepared), 1).is_some() {
-            self.prepare_in_child(role, bundle, stop)
+        let form = Form::of(bundle);
+        let need = match form {
+            Form::Packed => bundle.memory.packed(),
+            Form::Prepacked => bundle.memory.prepared,
+        };
+        let prepared = if self.admit(role, &needed(bundle, need), 1).is_some() {
+            self.prepare_in_child(role, bundle, form, stop)
         } else {
             Err(NotPrepared::Because("the model would not fit with them".to_owned()))
         };
@@ -222,7 +227,7 @@ impl Residency {
         }
         let why = match prepared {
             // They may lie where refused ones lay before.
-            Ok(()) => return Ok(self.settings.prepared.find(bundle).map_or(Weights::Plain, Weights::Prepared)),
+            Ok(()) => return Ok(self.settings.prepared.find(bundle).unwrap_or(Weights::Plain)),
             Err(NotPrepared::Damaged) => {
                 bundle.verify_hashes()?;
                 "its files seemed damaged".to_owned()
@@ -239,10 +244,10 @@ impl Residency {
     /// Writes the prepared weights in a process of its own: its memory goes back whole, and when it
     /// needs too much it is the one that the kernel ends. The kernel also ends it with the thread that started it,
     /// so that thread waits for it.
-    fn prepare_in_child(&self, role: Role, bundle: &Bundle, stop: &LoadStop) -> Result<(), NotPrepared> {
+    fn prepare_in_child(&self, role: Role, bundle: &Bundle, form: Form, stop: &LoadStop) -> Result<(), NotPrepared> {
         let settings = &self.settings;
         let _alone = self.alone_in_preparing(role)?;
-        super::prepare_check::check(settings.prepared.directory(), bundle, &self.read_memory().0)
+        super::prepare_check::check(settings.prepared.directory(), bundle, form, &self.read_memory().0)
             .map_err(NotPrepared::Because)?;
         let started = Instant::now();
         let mut command = Command::new(&settings.prepare_program);
@@ -319,7 +324,8 @@ impl Residency {
         stop: &LoadStop,
     ) -> Result<(Vec<InferenceSession>, TextTokenizer, Weights, Admitted), LoadError> {
         let need = match weights {
-            Weights::Prepared(_) => needed(bundle, bundle.memory.prepared),
+            Weights::Packed(_) => needed(bundle, bundle.memory.packed()),
+            Weights::Prepacked(_) => needed(bundle, bundle.memory.prepared),
             Weights::Plain => needed(bundle, bundle.memory.plain),
         };
         let Some((count, admitted)) =

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::limits::unreclaimable_free_bytes;
 use super::memory::Reading;
+use crate::inference::prepared::Form;
 use crate::model::Bundle;
 
 /// The writing process maps the library and keeps some heap of its own beside the model's need.
@@ -14,10 +15,16 @@ const PROCESS_BYTES: u64 = 40 << 20;
 /// process too if the writing one met its limit (`memory.oom.group`, which kubelets set).
 const TIMES_WHERE_KILLED_AS_ONE: u64 = 2;
 
+/// All memory of a process that packs: it holds the graph and one layer's weights at a time.
+const PACKING_BYTES: u64 = 24 << 20;
+
 /// Says why not: where the memory left is less than what writing was measured to take, or where the
 /// files would lie in memory themselves.
-pub(super) fn check(directory: &Path, bundle: &Bundle, reading: &Reading) -> Result<(), String> {
-    let needed = bundle.memory.preparing_peak_bytes + PROCESS_BYTES;
+pub(super) fn check(directory: &Path, bundle: &Bundle, form: Form, reading: &Reading) -> Result<(), String> {
+    let needed = match form {
+        Form::Packed => PACKING_BYTES,
+        Form::Prepacked => bundle.memory.preparing_peak_bytes + PROCESS_BYTES,
+    };
     let free = unreclaimable_free_bytes(reading);
     if free < needed {
         return Err(format!("writing them takes {} MB and {} MB are left", needed >> 20, free >> 20));

@@ -29,6 +29,7 @@ mod metrics;
 mod ndjson;
 mod open_inference;
 mod operations;
+mod packed;
 mod pages;
 mod pressure;
 mod python_compat;

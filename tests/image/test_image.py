@@ -65,6 +65,10 @@ def other_processor(tmp_path):
     return (f"--volume={file}:/proc/cpuinfo:ro",)
 
 
+# Options that let the server find no prepared weights in the image.
+NOTHING_PREPARED = ("--env=PREPARED_DIR=/opt/emotion-server/lib",)
+
+
 def at_cache(volume: str) -> str:
     return f"--volume={volume}:/var/cache/emotion-server"
 
@@ -157,25 +161,31 @@ def test_both_models_answer_at_once_and_under_load_in_512_mb(image, volume, star
     assert server.stop() == 0, server.log
 
 
-def test_on_another_processor_weights_are_prepared_once_in_the_volume(other_processor, volume, start):
-    server = start(at_cache(volume), *other_processor)
-    assert_both_models_answer(server)
-    assert PREPARED_NOW in server.log, server.log
-    assert server.kills == 0
-    assert server.stop() == 0, server.log
-    server = start(at_cache(volume), *other_processor)
+def test_the_weights_of_the_image_fit_another_processor_too(other_processor, start):
+    server = start(*other_processor)
     assert_both_models_answer(server)
     assert_weights_were_there(server)
 
 
-def test_the_engine_makes_a_volume_where_none_is_named(other_processor, start):
-    server = start(*other_processor)
+def test_where_the_images_weights_do_not_fit_they_are_prepared_once_in_the_volume(volume, start):
+    server = start(at_cache(volume), *NOTHING_PREPARED)
+    assert_both_models_answer(server)
+    assert PREPARED_NOW in server.log, server.log
+    assert server.kills == 0
+    assert server.stop() == 0, server.log
+    server = start(at_cache(volume), *NOTHING_PREPARED)
+    assert_both_models_answer(server)
+    assert_weights_were_there(server)
+
+
+def test_the_engine_makes_a_volume_where_none_is_named(start):
+    server = start(*NOTHING_PREPARED)
     assert_both_models_answer(server)
     assert PREPARED_NOW in server.log, server.log
 
 
-def test_on_another_processor_without_a_volume_both_models_answer_from_their_own_files(other_processor, start):
-    server = start("--image-volume=ignore", *other_processor)
+def test_where_they_do_not_fit_and_there_is_no_volume_both_models_answer_from_their_own_files(start):
+    server = start("--image-volume=ignore", *NOTHING_PREPARED)
     assert_both_models_answer(server)
     assert "no prepared weights for goemotions" in server.log, server.log
     assert server.kills == 0

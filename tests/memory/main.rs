@@ -10,6 +10,7 @@ mod support;
 mod ballast;
 mod bundles;
 mod cache;
+mod connections;
 mod cpu;
 mod disk;
 mod group;

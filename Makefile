@@ -21,7 +21,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-clients test-browser image image-test lint format bench bench-packed load load-plot compare export-hub train-light evaluate require-data require-checkpoint clean
+.PHONY: help setup run test test-clients test-browser image image-test vm-test lint format bench bench-packed load load-plot soak compare export-hub train-light evaluate require-data require-checkpoint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -57,7 +57,12 @@ image: ## the container image, with docker or else buildah; IMAGE=name:tag, ARGS
 image-test: $(CLIENTS) ## build an image on base images made of this Debian machine and run it in 512 MB (needs root)
 	tests/image/run.sh
 
-SHELL_SCRIPTS := .ci/run scripts/build_image.sh tests/image/local_bases.sh tests/image/run.sh
+vm-test: $(ORT) ## the real models in small machines with cgroup v2 (needs Debian on x86_64 and root); ARGS="--only small"
+	cargo build --release --locked
+	tests/vm/run.sh target/release/emotion-server $(ARGS)
+
+SHELL_SCRIPTS := .ci/run scripts/build_image.sh tests/image/local_bases.sh tests/image/run.sh \
+	tests/vm/run.sh tests/vm/get_parts.sh tests/vm/make_images.sh tests/vm/inside/init.sh tests/vm/inside/ramdisk_init.sh
 lint: $(TOOLS)/.linters ## formatting, clippy, licences and sources of dependencies, shell, Python and Dockerfile
 	cargo fmt --all --check
 	cargo clippy --all-targets --locked -- -D warnings
@@ -83,6 +88,11 @@ load: $(ORT) ## load test beside the bare session; ARGS="--roles light --clients
 load-plot: $(REPORT) ## docs/load.png and the tables of docs/benchmarks.md, of what make load measured; ARGS="FILE.json"
 	.venv-report/bin/python scripts/plot_load.py --markdown $(ARGS)
 	.venv-report/bin/python scripts/plot_load.py $(ARGS)
+
+REQUESTS ?= 1000000
+soak: $(ORT) $(REPORT) ## a day of honest clients in a container of 512 MB, drawn (needs root); REQUESTS=20000 for less
+	cargo bench --locked --bench soak -- --requests $(REQUESTS) $(ARGS)
+	.venv-report/bin/python scripts/plot_soak.py
 
 CHECKPOINT ?=
 require-checkpoint:

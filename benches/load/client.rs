@@ -51,42 +51,73 @@ pub fn request(role: &str, text: &str) -> Vec<u8> {
 pub struct Connection {
     stream: TcpStream,
     reply: Vec<u8>,
+    /// Whether the last reply said that nothing more may be sent.
+    pub is_closed: bool,
 }
 
 impl Connection {
     pub async fn open(address: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, reply: Vec::with_capacity(8192) })
+        Ok(Self { stream, reply: Vec::with_capacity(8192), is_closed: false })
+    }
+
+    /// Sends bytes and waits for nothing.
+    pub async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await
     }
 
     /// Sends a request and reads its reply whole; returns the status.
     pub async fn ask(&mut self, request: &[u8]) -> std::io::Result<u16> {
-        self.stream.write_all(request).await?;
+        self.send(request).await?;
         self.reply.clear();
+        let mut head = None;
         loop {
             if self.stream.read_buf(&mut self.reply).await? == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
-            if let Some((status, length)) = head(&self.reply)
-                && self.reply.len() >= length
+            head = head.or_else(|| Head::of(&self.reply));
+            if let Some(head) = &head
+                && head.is_whole(&self.reply)
             {
-                return Ok(status);
+                self.is_closed = head.closes;
+                return Ok(head.status);
             }
         }
     }
 }
 
-/// Status and whole length of a reply whose head has arrived.
-fn head(reply: &[u8]) -> Option<(u16, usize)> {
-    let end = reply.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let head = std::str::from_utf8(&reply[..end]).ok()?;
-    let status = head.get(9..12)?.parse().ok()?;
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-    })?;
-    Some((status, end + length))
+/// What must be known of a reply to find its end.
+struct Head {
+    status: u16,
+    bytes: usize,
+    /// Of the body; absent where it comes in chunks.
+    content_length: Option<usize>,
+    closes: bool,
+}
+
+impl Head {
+    /// Of a reply whose head has arrived.
+    fn of(reply: &[u8]) -> Option<Self> {
+        let bytes = reply.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+        let head = std::str::from_utf8(&reply[..bytes]).ok()?;
+        let status = head.get(9..12)?.parse().ok()?;
+        let value = |wanted: &str| {
+            let fields = head.lines().filter_map(|line| line.split_once(':'));
+            fields.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
+        };
+        let content_length = value("content-length").and_then(|length| length.parse().ok());
+        let closes = value("connection").is_some_and(|what| what.eq_ignore_ascii_case("close"));
+        Some(Self { status, bytes, content_length, closes })
+    }
+
+    fn is_whole(&self, reply: &[u8]) -> bool {
+        match self.content_length {
+            Some(length) => reply.len() >= self.bytes + length,
+            // JSON has no line breaks of its own that could look like the last chunk.
+            None => reply[self.bytes - 2..].ends_with(b"\r\n0\r\n\r\n"),
+        }
+    }
 }
 
 /// `clients` connections, each sending its next request when it has the reply to the last one, until

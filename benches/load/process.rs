@@ -28,7 +28,12 @@ pub struct Server {
 impl Server {
     /// Starts this build's server with these variables on a free port and waits until it is ready.
     pub fn start(variables: &[(&str, String)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_emotion-server"))
+        Self::start_command(Command::new(env!("CARGO_BIN_EXE_emotion-server")), variables)
+    }
+
+    /// The same by a command that ends by running it.
+    pub fn start_command(mut command: Command, variables: &[(&str, String)]) -> Self {
+        let mut child = command
             .env("PORT", "0")
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .stderr(Stdio::piped())

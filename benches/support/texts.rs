@@ -96,6 +96,7 @@ const ENDINGS: [&str; 8] = [".", ".", ".", "!", "...", "?", "!!", " lol."];
 const LONG_IN: u64 = 20;
 
 /// A small generator of pseudo-random numbers (SplitMix64), so that every run reads the same texts.
+#[derive(Default)]
 pub struct Numbers(u64);
 
 impl Numbers {

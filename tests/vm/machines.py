@@ -36,10 +36,10 @@ class Machine:
 
 
 MACHINES = (
-    Machine("containers", 2048, "v2", 600),
-    Machine("groups", 2048, "v2", 900),
-    Machine("small", 512, "v2", 300),
-    Machine("hybrid", 1024, "hybrid", 300),
+    Machine("containers", 2048, "v2", 1200),
+    Machine("groups", 2048, "v2", 1800),
+    Machine("small", 512, "v2", 600),
+    Machine("hybrid", 1024, "hybrid", 600),
 )
 TITLES = {
     "containers": "Both models from cold caches, weights prepared ahead",

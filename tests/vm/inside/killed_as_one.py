@@ -3,13 +3,13 @@
 import shutil
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from groups import Group, Neighbour
 from results import Row
 from server import PATIENCE_SECONDS, Gone, Server
 
-EMPTY = Path("/srv/empty")
+# Only int4 weights take much memory to prepare.
+UNPREPARED = {"MODEL_PRECISION": "int4", "MODEL_CACHE_DIR": "/srv/empty"}
 # Preparing is tried only where there is room for twice what it takes, which there is in the second of these alone.
 TIGHT_MB, ROOMY_MB = 256, 640
 STEP_MB = 20
@@ -24,9 +24,9 @@ def check() -> None:
 
 
 def _first_answer(row: Row, limit_mb: int, meanwhile: Callable[[Group, Server, Neighbour, threading.Thread], None]):
-    shutil.rmtree(EMPTY, ignore_errors=True)
+    shutil.rmtree(UNPREPARED["MODEL_CACHE_DIR"], ignore_errors=True)
     with Group("container", memory_max=f"{limit_mb}M", memory_oom_group="1") as group:
-        with Server(group, MODEL_CACHE_DIR=str(EMPTY)) as server, Neighbour(group) as neighbour:
+        with Server(group, **UNPREPARED) as server, Neighbour(group) as neighbour:
             answers: list[str] = []
             client = threading.Thread(target=lambda: answers.append(server.ask("I am so happy")), daemon=True)
             client.start()
@@ -38,7 +38,7 @@ def _first_answer(row: Row, limit_mb: int, meanwhile: Callable[[Group, Server, N
             row.expect("alive", server.is_alive(), True)
             row.expect("exit code of the neighbour", neighbour.process.poll(), None)
             row.show_and_expect("killed", group.kills(), 0)
-    shutil.rmtree(EMPTY, ignore_errors=True)
+    shutil.rmtree(UNPREPARED["MODEL_CACHE_DIR"], ignore_errors=True)
 
 
 def _grow_while_a_child_prepares(group: Group, server: Server, neighbour: Neighbour, client: threading.Thread) -> None:

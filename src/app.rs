@@ -69,7 +69,7 @@ impl Application {
         let watchdog = Watchdog::start(Arc::clone(&residency))
             .map_err(|error| Failure::Failed(format!("no watchdog: {error}")))?;
         let state = web::Data::new(ApiState {
-            classifier: Classifier::new(Arc::clone(&residency), cache, Arc::clone(&metrics)),
+            classifier: Classifier::new(Arc::clone(&residency), cache, Arc::clone(&metrics), cpu_quota()),
             settings: ApiSettings {
                 request_timeout: Duration::from_millis(arguments.request_timeout_ms),
                 max_texts: arguments.max_texts as usize,

@@ -4,12 +4,14 @@
 //! same weights give the same bits. Keyed by what the model reads, so two spellings that the
 //! tokenizer makes equal share an entry.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult, PlaceholderGuard};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
+use crate::inference::fairness::ClientId;
 use crate::model::{Bundle, Encoding, Role};
 
 /// What one entry costs beside its tokens and logits, measured: hash table slots, also those of texts
@@ -63,13 +65,30 @@ type Inner = Cache<CacheKey, Arc<[f32]>, EntryBytes>;
 type Guard<'cache> = PlaceholderGuard<'cache, CacheKey, Arc<[f32]>, EntryBytes, DefaultHashBuilder, Lifecycle>;
 type Lifecycle = DefaultLifecycle<CacheKey, Arc<[f32]>>;
 
-/// The right to compute an entry that others wait for; dropped without a value, the next one gets it.
-pub struct Flight<'cache>(Guard<'cache>);
+/// The right to compute an entry that others of the same client wait for; dropped without a value,
+/// the next one gets it.
+pub struct Flight<'cache> {
+    // First, so that it is gone before the next one gets the right.
+    _listed: Listed<'cache>,
+    guard: Option<Guard<'cache>>,
+}
 
 impl Flight<'_> {
     /// Puts the entry in and wakes who waits for it. An entry that was dropped meanwhile stays out.
-    pub fn land(self, logits: Arc<[f32]>) {
-        let _dropped_meanwhile = self.0.insert(logits);
+    pub fn land(mut self, logits: Arc<[f32]>) {
+        let _dropped_meanwhile = self.guard.take().map(|guard| guard.insert(logits));
+    }
+}
+
+/// Tells whose flight computes a key, until it is dropped.
+struct Listed<'cache> {
+    cache: &'cache LogitsCache,
+    key: CacheKey,
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.cache.clients().remove(&self.key);
     }
 }
 
@@ -79,19 +98,23 @@ pub enum Lookup<'cache> {
     Hit(Arc<[f32]>),
     /// Nothing, and nobody computes it: the caller does.
     Miss(Option<Flight<'cache>>),
-    /// Another request computes it now.
+    /// Another request of the same client computes it now.
     InFlight,
 }
 
 /// Bounded by bytes, shared by both models.
-pub struct LogitsCache(Option<Inner>);
+pub struct LogitsCache {
+    entries: Option<Inner>,
+    /// Whose flight computes what is being computed.
+    flights: Mutex<HashMap<CacheKey, ClientId>>,
+}
 
 impl LogitsCache {
     /// A cache of at most `capacity_bytes`; 0 keeps nothing.
     #[must_use]
     pub fn new(capacity_bytes: u64) -> Self {
         if capacity_bytes == 0 {
-            return Self(None);
+            return Self { entries: None, flights: Mutex::default() };
         }
         let items = usize::try_from(capacity_bytes / USUAL_ENTRY_BYTES).unwrap_or(usize::MAX).max(32);
         let options = OptionsBuilder::new()
@@ -100,31 +123,44 @@ impl LogitsCache {
             .weight_capacity(capacity_bytes)
             .build();
         // Both numbers that the builder asks for are given, so this is always Some.
-        Self(options.ok().map(|options| {
+        let entries = options.ok().map(|options| {
             Cache::with_options(options, EntryBytes, DefaultHashBuilder::default(), DefaultLifecycle::default())
-        }))
+        });
+        Self { entries, flights: Mutex::default() }
     }
 
-    /// Looks without waiting.
+    /// Looks without waiting. What another client computes is a miss without a flight: the turns of
+    /// that client's texts are not those of this one's.
     #[must_use]
-    pub fn look(&self, key: &CacheKey) -> Lookup<'_> {
-        let Some(cache) = &self.0 else { return Lookup::Miss(None) };
+    pub fn look(&self, key: &CacheKey, client: ClientId) -> Lookup<'_> {
+        let Some(cache) = &self.entries else { return Lookup::Miss(None) };
         match cache.get_value_or_guard(key, Some(Duration::ZERO)) {
             GuardResult::Value(logits) => Lookup::Hit(logits),
-            GuardResult::Guard(guard) => Lookup::Miss(Some(Flight(guard))),
-            GuardResult::Timeout => Lookup::InFlight,
+            GuardResult::Guard(guard) => Lookup::Miss(Some(self.flight(guard, key, client))),
+            GuardResult::Timeout if self.clients().get(key) == Some(&client) => Lookup::InFlight,
+            GuardResult::Timeout => Lookup::Miss(None),
         }
     }
 
-    /// Looks without waiting, neither for others nor making others wait.
+    fn flight<'cache>(&'cache self, guard: Guard<'cache>, key: &CacheKey, client: ClientId) -> Flight<'cache> {
+        self.clients().insert(key.clone(), client);
+        Flight { _listed: Listed { cache: self, key: key.clone() }, guard: Some(guard) }
+    }
+
+    /// Each change is one step, so a panic elsewhere leaves the list whole.
+    fn clients(&self) -> MutexGuard<'_, HashMap<CacheKey, ClientId>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Plain lookup; joins and starts no flight.
     #[must_use]
     pub fn look_alone(&self, key: &CacheKey) -> Lookup<'_> {
-        self.0.as_ref().and_then(|cache| cache.get(key)).map_or(Lookup::Miss(None), Lookup::Hit)
+        self.entries.as_ref().and_then(|cache| cache.get(key)).map_or(Lookup::Miss(None), Lookup::Hit)
     }
 
     /// Puts in an entry that nobody waits for.
     pub fn put(&self, key: &CacheKey, logits: Arc<[f32]>) {
-        if let Some(cache) = &self.0 {
+        if let Some(cache) = &self.entries {
             cache.insert(key.clone(), logits);
         }
     }
@@ -133,23 +169,23 @@ impl LogitsCache {
     ///
     /// # Errors
     /// The right to compute it.
-    pub async fn wait(&self, key: &CacheKey) -> Result<Arc<[f32]>, Option<Flight<'_>>> {
-        let Some(cache) = &self.0 else { return Err(None) };
-        cache.get_value_or_guard_async(key).await.map_err(|guard| Some(Flight(guard)))
+    pub async fn wait(&self, key: &CacheKey, client: ClientId) -> Result<Arc<[f32]>, Option<Flight<'_>>> {
+        let Some(cache) = &self.entries else { return Err(None) };
+        cache.get_value_or_guard_async(key).await.map_err(|guard| Some(self.flight(guard, key, client)))
     }
 
     /// Drops every entry. Those being computed still reach who waits for them, and stay out. The tables
     /// stay as large as they have grown: measured, 29 % of the capacity where texts had 8 tokens, 14 % where
     /// they had 200.
     pub fn clear(&self) {
-        if let Some(cache) = &self.0 {
+        if let Some(cache) = &self.entries {
             cache.clear();
         }
     }
 
     /// Drops the entries of one role.
     pub fn clear_role(&self, role: Role) {
-        if let Some(cache) = &self.0 {
+        if let Some(cache) = &self.entries {
             cache.retain(|key, _| key.role != role);
         }
     }
@@ -157,7 +193,7 @@ impl LogitsCache {
     /// Bytes of all entries.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.0.as_ref().map_or(0, Cache::weight)
+        self.entries.as_ref().map_or(0, Cache::weight)
     }
 }
 
@@ -179,19 +215,23 @@ pub(crate) mod tests {
         CacheKey { role: Role::Light, revision: [0; 16], encoding: Arc::new(encoding) }
     }
 
+    fn mine() -> ClientId {
+        ClientId::of(&"mine")
+    }
+
     fn logits(number: u32) -> Arc<[f32]> {
         vec![number as f32; 28].into()
     }
 
     fn flight<'cache>(cache: &'cache LogitsCache, key: &CacheKey) -> Flight<'cache> {
-        match cache.look(key) {
+        match cache.look(key, mine()) {
             Lookup::Miss(Some(flight)) => flight,
             Lookup::Miss(None) | Lookup::Hit(_) | Lookup::InFlight => panic!("somebody else has the right"),
         }
     }
 
     fn hit(cache: &LogitsCache, key: &CacheKey) -> Option<Arc<[f32]>> {
-        match cache.look(key) {
+        match cache.look(key, mine()) {
             Lookup::Hit(logits) => Some(logits),
             Lookup::Miss(_) | Lookup::InFlight => None,
         }
@@ -238,11 +278,22 @@ pub(crate) mod tests {
         let cache = LogitsCache::new(1 << 20);
         let key = key(1);
         let first = flight(&cache, &key);
-        assert!(matches!(cache.look(&key), Lookup::InFlight));
-        let mut waiting = pin!(cache.wait(&key));
+        assert!(matches!(cache.look(&key, mine()), Lookup::InFlight));
+        let mut waiting = pin!(cache.wait(&key, mine()));
         begins_to_wait(waiting.as_mut()).await;
         first.land(logits(1));
         assert_eq!(waiting.await.ok(), Some(logits(1)));
+    }
+
+    #[test]
+    fn another_client_does_not_wait_for_a_run_in_whose_turn_it_has_no_part() {
+        let cache = LogitsCache::new(1 << 20);
+        let flight = flight(&cache, &key(1));
+        assert!(matches!(cache.look(&key(1), ClientId::of(&"other")), Lookup::Miss(None)));
+        assert!(matches!(cache.look(&key(1), mine()), Lookup::InFlight));
+        flight.land(logits(1));
+        assert!(matches!(cache.look(&key(1), ClientId::of(&"other")), Lookup::Hit(_)));
+        assert!(cache.clients().is_empty());
     }
 
     #[actix_web::test]
@@ -250,7 +301,7 @@ pub(crate) mod tests {
         let cache = LogitsCache::new(1 << 20);
         let key = key(1);
         let first = flight(&cache, &key);
-        let (mut second, mut third) = (pin!(cache.wait(&key)), pin!(cache.wait(&key)));
+        let (mut second, mut third) = (pin!(cache.wait(&key, mine())), pin!(cache.wait(&key, mine())));
         begins_to_wait(second.as_mut()).await;
         begins_to_wait(third.as_mut()).await;
         drop(first);
@@ -265,7 +316,7 @@ pub(crate) mod tests {
         let cache = of_one_text();
         let awaited = key(2);
         let first = flight(&cache, &awaited);
-        let mut waiting = pin!(cache.wait(&awaited));
+        let mut waiting = pin!(cache.wait(&awaited, mine()));
         begins_to_wait(waiting.as_mut()).await;
         cache.clear();
         assert_eq!((hit(&cache, &key(1)), cache.bytes()), (None, 0));

@@ -6,6 +6,7 @@
 //! read at all is cut off by the system (`TCP_USER_TIMEOUT`).
 
 mod line;
+mod streams;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -30,6 +31,7 @@ use crate::classifier::{ClassifyError, Flow, Query, TextInput};
 use crate::model::{LongText, TruncationSide};
 use crate::residency::Wanted;
 use line::LineContent;
+use streams::{MAX_STREAMS, OpenStream};
 
 /// Longest line, without its end.
 const MAX_LINE_BYTES: usize = 64 << 10;
@@ -40,16 +42,11 @@ const LINES_IN_FLIGHT: usize = 64;
 /// Their bytes.
 const BYTES_IN_FLIGHT: usize = 4 * MAX_LINE_BYTES;
 
-/// Streams that may be open together.
-const MAX_STREAMS: usize = 16;
-
 /// How long a client may send nothing while nothing is being answered.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Pause before a line is tried again that found the queue full.
 const QUEUE_RETRY: Duration = Duration::from_millis(50);
-
-static STREAMS: Semaphore = Semaphore::const_new(MAX_STREAMS);
 
 pub(super) fn configure(config: &mut web::ServiceConfig) {
     config.service(methods::post("/analyze/ndjson", analyze_lines));
@@ -71,7 +68,9 @@ pub(super) fn analyze_lines(
     state: web::Data<ApiState>,
     payload: web::Payload,
 ) -> std::future::Ready<Result<HttpResponse, ApiError>> {
-    let Ok(open) = STREAMS.try_acquire() else {
+    // All lines share one turn: a stream is no more than one request.
+    let flow = request::flow(&http, &state);
+    let Some(open) = OpenStream::of(flow.client()) else {
         let what = format!("{MAX_STREAMS} streams are open already; try again shortly");
         let error = ApiError::new(ErrorKind::Overloaded, what).retry_after(Duration::from_secs(1));
         return std::future::ready(Err(error));
@@ -82,8 +81,6 @@ pub(super) fn analyze_lines(
     }
     let activity = Rc::new(Activity { in_flight: Cell::new(0), last: Cell::new(Instant::now()) });
     let record = AnswerRecord::of(&http);
-    // All lines share one turn: a stream is no more than one request.
-    let flow = request::flow(&http, &state);
     let (guarded, counted) = (state.clone(), state.guard.counted_client(&http));
     let bytes_left = Arc::new(Semaphore::new(BYTES_IN_FLIGHT));
     let lines = Lines::new(payload, Rc::clone(&activity));

@@ -1,5 +1,6 @@
 //! The one door between the wire and the models: a query goes in, one answer a text comes out.
 
+mod gate;
 mod query;
 mod windows;
 
@@ -14,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::model::tokenizer::EncodedText;
 use crate::model::{LongText, Role, TokenizerError, TruncationSide};
 use crate::residency::{FallbackReason, Lease, ReadyModel, Residency, Unavailable, Wanted};
+use gate::Gate;
 pub use query::{Answer, ClassifyError, ModelInfo, Query, TextInput, Timing};
 
 /// Texts that are tokenized in one go before another request gets its turn.
@@ -41,13 +43,15 @@ pub struct Classifier {
     residency: Arc<Residency>,
     cache: Arc<LogitsCache>,
     metrics: Arc<Metrics>,
+    tokenizers: Gate,
 }
 
 impl Classifier {
-    /// A classifier over the models that `residency` keeps.
+    /// A classifier over the models that `residency` keeps; `tokenizers` requests are tokenized at a
+    /// time, but for those of one short text.
     #[must_use]
-    pub fn new(residency: Arc<Residency>, cache: Arc<LogitsCache>, metrics: Arc<Metrics>) -> Self {
-        Self { residency, cache, metrics }
+    pub fn new(residency: Arc<Residency>, cache: Arc<LogitsCache>, metrics: Arc<Metrics>, tokenizers: usize) -> Self {
+        Self { residency, cache, metrics, tokenizers: Gate::new(tokenizers) }
     }
 
     /// The models behind this classifier.
@@ -191,8 +195,13 @@ impl Classifier {
             let (some, later) = rest.split_at(tokenized_at_once(rest.iter().map(|index| query.texts[*index].bytes())));
             let texts: Vec<(usize, TextInput)> =
                 some.iter().map(|index| (*index, query.texts[*index].clone())).collect();
+            let bytes: usize = texts.iter().map(|(_, text)| text.bytes()).sum();
+            let pass =
+                tokio::time::timeout_at(query.deadline.into(), self.tokenizers.enter(query.flow, bytes / 4)).await;
+            let pass = pass.map_err(|_elapsed| ClassifyError::DeadlinePassed)?;
             let (model, headroom, role) = (Arc::clone(&lease.model), Arc::clone(self.residency.headroom()), lease.role);
             let task = tokio::task::spawn_blocking(move || {
+                let _until_done = pass;
                 // Set aside on this thread: what only waits for its turn takes no memory yet.
                 let longest = texts.iter().map(|(_, text)| text.bytes()).max().unwrap_or(0);
                 let needed = model.tokenizer.memory_bytes(longest, long_text);

@@ -69,7 +69,11 @@ impl Classifier {
             }
             same_as.push(None);
             first_with_key.insert(key, index);
-            match if keys.len() > MOST_SHARED { self.cache.look_alone(key) } else { self.cache.look(key) } {
+            match if keys.len() > MOST_SHARED {
+                self.cache.look_alone(key)
+            } else {
+                self.cache.look(key, flow.client())
+            } {
                 Lookup::Hit(logits) => results[index] = Some(Window::new(key, Ok(logits), true)),
                 Lookup::Miss(flight) => runs.push((index, flight)),
                 Lookup::InFlight => awaited.push(index),
@@ -171,7 +175,7 @@ impl Classifier {
         deadline: Instant,
     ) -> Result<Window, ClassifyError> {
         let key = &keys[index];
-        match tokio::time::timeout_at(deadline.into(), self.cache.wait(key)).await {
+        match tokio::time::timeout_at(deadline.into(), self.cache.wait(key, flow.client())).await {
             Err(_elapsed) => Err(ClassifyError::DeadlinePassed),
             Ok(Ok(logits)) => Ok(Window::new(key, Ok(logits), true)),
             Ok(Err(flight)) => {

@@ -39,6 +39,7 @@ use crate::app::stop::{StopSignal, StopSignals};
 use crate::cache::LogitsCache;
 use crate::classifier::Classifier;
 use crate::config::ModelArgs;
+use crate::host::cpu_quota;
 use crate::logging::{self, LogFormat};
 use crate::metrics::Metrics;
 use crate::model::{Bundle, BundleError, LongText, Role};
@@ -172,7 +173,7 @@ pub(super) fn run(arguments: &ClassifyArgs) -> Result<(), Failure> {
     }
     let groups = plan.rows.into_groups().map_err(|error| Failure::failed(&error))?;
     let mut bulk = Bulk {
-        classifier: Classifier::new(Arc::clone(&residency), cache, metrics),
+        classifier: Classifier::new(Arc::clone(&residency), cache, metrics, cpu_quota()),
         question,
         renderer: plan.renderer,
         output: plan.output,

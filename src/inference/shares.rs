@@ -5,13 +5,16 @@
 //! client a text counts as at most [`MOST_COST_TOKENS`]: a long one waits for that much of each other
 //! request and not for twenty short texts.
 //!
-//! A client is large when [`MOST_COST_TOKENS`] tokens of it wait or more, and so is a request. Small and
+//! A client is large when [`LARGE_TOKENS`] tokens of it wait or more, and so is a request. Small and
 //! large ones are never run together: a text that is alone does not wait for a run which the many
 //! texts of another client or of another request make longer.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::fairness::{ClientId, Flow, Held, MOST_COST_TOKENS, Member, Turns};
+
+/// Tokens of a client or of a request that wait, from which on it is large.
+const LARGE_TOKENS: usize = 128;
 
 /// Where a text waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +46,11 @@ impl<T> Default for Shares<T> {
 
 impl<T> Shares<T> {
     /// Puts a text behind the others of its request.
-    pub fn enter(&mut self, flow: Flow, tokens: usize, text: T) {
+    pub fn enter(&mut self, flow: Flow, tokens: usize, text: T) -> Place {
         let line = self.line(flow, tokens);
         let number = line.last_key_value().map_or(0, |(last, _)| last + 1);
         line.insert(number, (tokens, text));
+        Place { flow, tokens, number }
     }
 
     /// Puts a text that was taken but not served before the others of its request, which is charged
@@ -152,7 +156,7 @@ impl<T> Shares<T> {
 }
 
 fn is_large<V>(member: &Member<V>) -> bool {
-    member.held.tokens >= MOST_COST_TOKENS
+    member.held.tokens >= LARGE_TOKENS
 }
 
 /// What a request is charged for a text.

@@ -31,7 +31,7 @@ fn classifier(precision: Precision) -> Classifier {
     let mut settings = models.residency_settings().unwrap();
     settings.prepare_program = PathBuf::from(program());
     let (cache, metrics) = (Arc::new(LogitsCache::new(0)), Arc::new(Metrics::new()));
-    Classifier::new(Residency::new(settings, Arc::clone(&cache), Arc::clone(&metrics)), cache, metrics)
+    Classifier::new(Residency::new(settings, Arc::clone(&cache), Arc::clone(&metrics)), cache, metrics, 2)
 }
 
 /// Texts of 1 to about 200 words.

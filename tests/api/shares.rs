@@ -123,6 +123,10 @@ fn a_client_with_two_hundred_connections_costs_another_one_no_refusal() {
             let texts: Vec<_> = (0..40).map(|number| format!("I was glad {number} times")).collect();
             let many = post_as(&server, "other", "/analyze", &json!({"texts": texts}));
             assert_eq!((many.status, many.json["count"].as_u64()), (200, Some(40)), "{}", many.text);
+            let lines = (0..40).map(|number| format!("{}\n", json!({"text": format!("I was sad {number} times")})));
+            let stream = server.client().post(server.url("/analyze/ndjson")).header("x-api-key", "other");
+            let stream = Reply::of(stream.body(lines.collect::<String>()));
+            assert_eq!(stream.text.matches("\"emotion\":").count(), 40, "{}", stream.text);
             slowest
         };
         let slowest = other();

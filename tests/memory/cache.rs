@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use emotion_server::cache::{CacheKey, LogitsCache, Lookup};
+use emotion_server::classifier::ClientId;
 use emotion_server::model::bundle::Precision;
 use emotion_server::model::{Bundle, Encoding, Role};
 use emotion_server::residency::reclaim;
@@ -44,10 +45,11 @@ fn fill_a_cache() {
     let before = anonymous_bytes();
     // Twice what fits, so that what is remembered of dropped texts counts too.
     let bytes_of_one = 216 + 4 * (tokens as u64 + 28);
+    let client = ClientId::of(&"this test");
     for number in 0..(2 * CAPACITY_BYTES / bytes_of_one) as u32 {
         let input_ids: Box<[u32]> = (0..tokens as u32).map(|place| number.wrapping_mul(place + 1)).collect();
         let key = CacheKey::new(Role::Heavy, &bundle, Encoding { input_ids, type_ids: Box::default() });
-        let Lookup::Miss(Some(flight)) = cache.look(&key) else { panic!("text {number} is new") };
+        let Lookup::Miss(Some(flight)) = cache.look(&key, client) else { panic!("text {number} is new") };
         flight.land(vec![0.5; 28].into());
     }
     let (told, taken) = (cache.bytes(), anonymous_bytes() - before);

@@ -109,7 +109,7 @@ pub struct ModelArgs {
     pub inference_threads: Option<u16>,
 
     /// Most tokens that are run together, padding counted, 16 to 65536; a longer text runs alone
-    #[arg(long, env = "MAX_BATCH_TOKENS", value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    #[arg(long, env = "MAX_BATCH_TOKENS", value_name = "TOKENS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(16..=65_536))]
     pub max_batch_tokens: u32,
 
     /// Texts that may wait for a worker, 1 to 1000000; of more, those of the client that has most waiting are refused with 429

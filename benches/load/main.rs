@@ -64,7 +64,7 @@ struct Arguments {
     /// How often server and bare session take turns
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 128)]
     max_batch_tokens: usize,
     /// Workers of the server and threads of the bare session
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]

@@ -17,8 +17,10 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Tokens of a member that count for when it is due: one with more waits no longer for its first.
-pub const MOST_COST_TOKENS: usize = 128;
+/// Tokens of a member that count for when it is due: one with more waits no longer for its first. At
+/// 128 long texts took 1.3 times as long at 32 clients and short ones 0.75 times; at 32 the short ones
+/// took 1.4 times as long.
+pub const MOST_COST_TOKENS: usize = 64;
 
 /// Steps of the virtual clock for one token of one member that is alone.
 const STEPS_PER_TOKEN: u64 = 1 << 16;
@@ -91,13 +93,14 @@ pub(super) struct Member<V> {
     pub(super) held: Held,
     /// Virtual time until which it has had its share.
     used: u64,
-    /// Of two that are due at the same time, the one that came first has the turn.
+    /// Of two that are due at the same time with as much waiting, the one that came first has the turn.
     number: u64,
 }
 
 impl<V> Member<V> {
-    fn place(&self) -> (u64, u64) {
-        (self.used.saturating_add(steps(self.held.tokens.min(MOST_COST_TOKENS))), self.number)
+    fn place(&self) -> (u64, usize, u64) {
+        let due = self.used.saturating_add(steps(self.held.tokens.min(MOST_COST_TOKENS)));
+        (due, self.held.tokens, self.number)
     }
 }
 
@@ -107,7 +110,7 @@ pub(super) struct Turns<K, V> {
     now: u64,
     next_number: u64,
     members: HashMap<K, Member<V>>,
-    order: BTreeMap<(u64, u64), K>,
+    order: BTreeMap<(u64, usize, u64), K>,
 }
 
 impl<K, V> Default for Turns<K, V> {
@@ -156,7 +159,7 @@ impl<K: Copy + Eq + Hash, V: Default> Turns<K, V> {
             });
         }
         // Who comes next must not be due after more than its own tokens of what waits now.
-        let next_due = self.order.keys().next().map_or(u64::MAX, |(due, _)| *due);
+        let next_due = self.order.keys().next().map_or(u64::MAX, |(due, ..)| *due);
         self.now = self.now.min(next_due).max(before);
     }
 

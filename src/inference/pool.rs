@@ -157,11 +157,11 @@ impl Pool {
         self.shared.running_workers.load(Ordering::SeqCst)
     }
 
-    /// Under memory pressure batches are a quarter of their usual size and every run gives its
+    /// Under memory pressure batches are half their usual size and every run gives its
     /// arena back; without it they return to the usual size.
     pub fn set_pressure(&self, pressed: bool) {
         let usual = self.settings.max_batch_tokens;
-        self.shared.max_batch_tokens.store(if pressed { (usual / 4).max(1) } else { usual }, Ordering::Relaxed);
+        self.shared.max_batch_tokens.store(if pressed { (usual / 2).max(1) } else { usual }, Ordering::Relaxed);
         self.shared.shrink_every_run.store(pressed, Ordering::Relaxed);
         if pressed {
             self.give_arenas_back();

@@ -175,7 +175,9 @@ fn in_words(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde::Deserialize;
+    use serde_json::Value;
 
     use super::*;
 
@@ -254,6 +256,55 @@ mod tests {
             error(&deep),
             (422, "texts[0]: invalid type: array, expected a string at line 1 column 12".to_owned())
         );
+    }
+
+    /// JSON that is nearly a request.
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            ".{0,5}".prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            Just(Value::Null),
+            Just(Value::from("windows")),
+        ];
+        let value = leaf.prop_recursive(3, 30, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::hash_map("[a-z]{0,3}", inner, 0..3)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        });
+        let texts = prop::collection::vec(".{0,5}", 0..90).prop_map(Value::from);
+        prop::collection::vec((prop_oneof!["texts", "share", "most", "way", "[a-z]{0,3}"], value), 0..4).prop_flat_map(
+            move |fields| {
+                texts.clone().prop_map(move |texts| {
+                    let mut fields: serde_json::Map<_, _> = fields.iter().cloned().collect();
+                    fields.entry("texts").or_insert(texts);
+                    Value::Object(fields)
+                })
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn json_is_read_as_serde_reads_it_or_refused_in_words(value in values(), max_texts in 0_usize..10) {
+            let body = value.to_string();
+            let free = serde_json::from_str::<Request>(&body);
+            match read::<Request>(body.as_bytes(), max_texts) {
+                Ok(request) => {
+                    prop_assert!(request.texts.len() <= most_elements(max_texts));
+                    prop_assert_eq!(Some(format!("{request:?}")), free.ok().map(|free| format!("{free:?}")));
+                }
+                Err(error) if error.kind == ErrorKind::TooLarge => {
+                    prop_assert!(body.matches([',', '[']).count() > most_elements(max_texts), "{}", body);
+                }
+                Err(error) => {
+                    prop_assert!(free.is_err(), "{}: {}", body, error.message);
+                    prop_assert!(!error.message.is_empty());
+                }
+            }
+        }
     }
 
     #[test]

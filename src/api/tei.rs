@@ -334,3 +334,52 @@ pub(super) async fn info(state: web::Data<ApiState>) -> Result<HttpResponse, Api
         version: env!("CARGO_PKG_VERSION"),
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::api::json;
+
+    /// How serde reads the three forms by itself, with all of the JSON in memory.
+    #[derive(Debug, Deserialize)]
+    #[serde(untagged)]
+    enum Free {
+        Text(String),
+        Sequence(Vec<String>),
+        Batch(Vec<Vec<String>>),
+    }
+
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            4 => ".{0,5}".prop_map(Value::from),
+            1 => any::<i64>().prop_map(Value::from),
+            1 => Just(Value::Null),
+            1 => any::<bool>().prop_map(Value::from),
+            1 => Just(json!({"a": ["b"]})),
+        ];
+        leaf.prop_recursive(3, 40, 6, |inner| prop::collection::vec(inner, 0..6).prop_map(Value::from))
+    }
+
+    proptest! {
+        #[test]
+        fn inputs_are_read_as_serde_reads_them_or_refused_in_words(inputs in values()) {
+            let body = json!({"inputs": inputs, "more": [[1]]}).to_string();
+            let read = json::read::<PredictRequest>(body.as_bytes(), 512).map(|asked| asked.inputs);
+            let strings = |texts: Vec<Text>| texts.iter().map(|Text(text)| text.to_string()).collect::<Vec<_>>();
+            match (read, serde_json::from_value::<Free>(inputs)) {
+                (Ok(Inputs::Text(Text(text))), Ok(Free::Text(free))) => prop_assert_eq!(&*text, free),
+                (Ok(Inputs::Sequence(texts)), Ok(Free::Sequence(free))) => prop_assert_eq!(strings(texts), free),
+                (Ok(Inputs::Batch(batch)), Ok(Free::Batch(free))) => {
+                    prop_assert_eq!(batch.into_iter().map(strings).collect::<Vec<_>>(), free);
+                }
+                (Err(error), Err(_)) => {
+                    prop_assert_eq!(error.kind, ErrorKind::Unprocessable);
+                    prop_assert!(error.message.contains("inputs"), "{}", error.message);
+                }
+                (read, free) => prop_assert!(false, "{read:?} where serde reads {free:?}"),
+            }
+        }
+    }
+}

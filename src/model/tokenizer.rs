@@ -238,6 +238,7 @@ impl TextTokenizer {
             let (piece, later) = split(rest, wanted.clamp(LEAST_PIECE_BYTES, PIECE_BYTES), side);
             let encoding = self.tokenizer.encode_fast(piece, false).map_err(TokenizerError::Encode)?;
             match side {
+                _ if all.is_empty() => all = encoding,
                 TruncationSide::Right => all.merge_with(encoding, false),
                 TruncationSide::Left => {
                     let after = std::mem::replace(&mut all, encoding);

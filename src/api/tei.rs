@@ -378,7 +378,9 @@ mod tests {
                     prop_assert_eq!(error.kind, ErrorKind::Unprocessable);
                     prop_assert!(error.message.contains("inputs"), "{}", error.message);
                 }
-                (read, free) => prop_assert!(false, "{read:?} where serde reads {free:?}"),
+                (read, free) => {
+                    return Err(TestCaseError::fail(format!("{read:?} where serde reads {free:?}")));
+                }
             }
         }
     }

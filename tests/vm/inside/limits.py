@@ -11,7 +11,6 @@ AS_SEEN = {
     "cgroup namespace, mounted inside it, only to be read": (
         "C", "umount -l /sys/fs/cgroup && mount -t cgroup2 -o ro none /sys/fs/cgroup"
     ),
-    "cgroup namespace, the host's mount": ("C", "true"),
     "no cgroup namespace, only the own group mounted": (
         "", "mount --bind /sys/fs/cgroup/own /mnt && umount -l /sys/fs/cgroup && mount --move /mnt /sys/fs/cgroup"
     ),

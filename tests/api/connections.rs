@@ -214,7 +214,14 @@ fn who_waits_longest_for_its_client_makes_room_for_a_new_connection() {
         "POST /analyze HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n1",
     ];
     for start in starts {
+        let mut known = begin(&server, LIVEZ);
+        assert!(known.read(&mut [0; 1000]).unwrap() > 100);
         let held: Vec<_> = (0..100).map(|_| begin(&server, start)).collect();
+        if start.starts_with("GET /livez HTTP/1.1\r\nX-A") || start.is_empty() {
+            // Those that never had a reply go first.
+            known.write_all(LAST_LIVEZ.as_bytes()).unwrap();
+            assert_eq!(statuses(&rest(known)), ["200"], "a known client was shut out by {start:?}");
+        }
         let started = Instant::now();
         let reply = rest(begin(&server, LAST_LIVEZ));
         assert_eq!(statuses(&reply), ["200"], "beside 100 of {start:?}");

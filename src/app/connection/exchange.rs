@@ -24,14 +24,19 @@ use crate::metrics::Metrics;
 /// takes more, so that the buffer of a connection stays at its first 8 KB.
 pub(in crate::app) const REPLY_PIECE_BYTES: usize = 4000;
 
+/// Share of the connections above which those that never had a reply are many.
+const MANY_NEW_SHARE: usize = 4;
+
 /// What the connections of one HTTP worker share. Each worker is one thread.
 pub(in crate::app) struct Connections {
     /// Connections above which the one that has waited longest for its client makes room.
     most: usize,
     open: Cell<usize>,
     next_place: Cell<u64>,
-    /// Those that wait for their client to send, the longest wait first.
-    waiting: RefCell<BTreeMap<u64, Rc<Exchange>>>,
+    /// Those that wait for their client to send, the longest wait first: those that have never had a
+    /// reply, and the others.
+    waiting_new: RefCell<BTreeMap<u64, Rc<Exchange>>>,
+    waiting_known: RefCell<BTreeMap<u64, Rc<Exchange>>>,
     /// One permit a connection with a large head, of all workers.
     large_heads: Arc<Semaphore>,
     pub(super) header_timeout: Duration,
@@ -45,20 +50,29 @@ impl Connections {
         header_timeout: Duration,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
-        let (open, next_place, waiting) = (Cell::new(0), Cell::new(0), RefCell::default());
-        Rc::new(Self { most, open, next_place, waiting, large_heads, header_timeout, metrics })
+        let (open, next_place) = (Cell::new(0), Cell::new(0));
+        let (waiting_new, waiting_known) = (RefCell::default(), RefCell::default());
+        Rc::new(Self { most, open, next_place, waiting_new, waiting_known, large_heads, header_timeout, metrics })
     }
 
     pub(super) fn large_head(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.large_heads).try_acquire_owned().ok()
     }
 
-    /// Closes the connection that has waited longest for its client, if there are too many.
+    /// Closes the connection that has waited longest for its client, if there are too many. While many
+    /// have never had a reply, it is one of them: whoever only opens connections shuts no others. While few
+    /// have, it is one that had a reply: new clients do not shut each other out.
     fn make_room(&self) {
         if self.open.get() <= self.most {
             return;
         }
-        let longest = self.waiting.borrow_mut().pop_first();
+        let (mut new, mut known) = (self.waiting_new.borrow_mut(), self.waiting_known.borrow_mut());
+        let longest = if new.len() > self.most / MANY_NEW_SHARE {
+            new.pop_first()
+        } else {
+            known.pop_first().or_else(|| new.pop_first())
+        };
+        drop((new, known));
         if let Some((_, exchange)) = longest {
             exchange.place.set(None);
             exchange.must_close.set(true);
@@ -75,6 +89,7 @@ pub(in crate::app) struct Exchange {
     /// Where it stands among those that wait for their client.
     place: Cell<Option<u64>>,
     serving: Cell<bool>,
+    had_reply: Cell<bool>,
     /// Requests that actix has read the head of.
     begun: Cell<u64>,
     /// Whether the client has sent all of the request.
@@ -101,6 +116,7 @@ impl Exchange {
             connections,
             place: Cell::new(None),
             serving: Cell::new(false),
+            had_reply: Cell::new(false),
             begun: Cell::new(0),
             is_whole: Cell::new(false),
             unread_bytes: Cell::new(0),
@@ -188,16 +204,20 @@ impl Exchange {
         }
     }
 
+    fn waiting(&self) -> &RefCell<BTreeMap<u64, Rc<Self>>> {
+        if self.had_reply.get() { &self.connections.waiting_known } else { &self.connections.waiting_new }
+    }
+
     fn wait_for_client(self: &Rc<Self>) {
         let place = self.connections.next_place.get();
         self.connections.next_place.set(place + 1);
         self.place.set(Some(place));
-        self.connections.waiting.borrow_mut().insert(place, Rc::clone(self));
+        self.waiting().borrow_mut().insert(place, Rc::clone(self));
     }
 
     fn stop_waiting(&self) {
         if let Some(place) = self.place.take() {
-            self.connections.waiting.borrow_mut().remove(&place);
+            self.waiting().borrow_mut().remove(&place);
         }
     }
 }
@@ -216,7 +236,10 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         self.0.serving.set(false);
-        if !self.0.must_close.get() && self.0.place.get().is_none() {
+        // It may stand in the other row still, where the request has not come whole.
+        self.0.stop_waiting();
+        self.0.had_reply.set(true);
+        if !self.0.must_close.get() {
             self.0.wait_for_client();
         }
         if self.0.wakes_at_end.get() {

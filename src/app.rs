@@ -2,6 +2,7 @@
 
 mod capacity;
 mod connection;
+mod found;
 mod http_server;
 pub(crate) mod stop;
 
@@ -17,9 +18,9 @@ use crate::api::{ApiSettings, ApiState};
 use crate::cache::LogitsCache;
 use crate::classifier::Classifier;
 use crate::cli::Failure;
-use crate::config::{ConfigError, Preload, ServeArgs, cpu_quota};
+use crate::config::{ConfigError, Preload, ServeArgs, http_workers};
 use crate::exit::end_process;
-use crate::host;
+use crate::host::{self, threads};
 use crate::inference::runtime;
 use crate::metrics::Metrics;
 use crate::model::Role;
@@ -31,6 +32,10 @@ use crate::residency::{Residency, UnloadCause, Watchdog};
 
 /// Time at the end of `SHUTDOWN_TIMEOUT` that is kept for unloading the models.
 const UNLOAD_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Threads that are needed beside those that serve HTTP: the watchdog, and what it takes to load a model
+/// and to answer with it.
+const THREADS_FOR_MODELS: usize = 4;
 
 /// A server that listens and is ready to run.
 pub struct Application {
@@ -61,6 +66,8 @@ impl Application {
             }
         })?;
         host::raise_open_files_limit();
+        threads::check(http_server::most_threads() + THREADS_FOR_MODELS)
+            .map_err(|error| Failure::Failed(format!("{}: {error}", threads::REFUSED)))?;
         let listener = http_server::bind(arguments)?;
         let port = listener.local_addr().map_err(|error| Failure::Failed(error.to_string()))?.port();
         let metrics = Arc::new(Metrics::new());
@@ -69,7 +76,7 @@ impl Application {
         let watchdog = Watchdog::start(Arc::clone(&residency))
             .map_err(|error| Failure::Failed(format!("no watchdog: {error}")))?;
         let state = web::Data::new(ApiState {
-            classifier: Classifier::new(Arc::clone(&residency), cache, Arc::clone(&metrics), cpu_quota()),
+            classifier: Classifier::new(Arc::clone(&residency), cache, Arc::clone(&metrics), http_workers()),
             settings: ApiSettings {
                 request_timeout: Duration::from_millis(arguments.request_timeout_ms),
                 max_texts: arguments.max_texts as usize,
@@ -89,9 +96,10 @@ impl Application {
         );
         let limits_bytes = [residency.last().0.memory_limit_bytes(), residency.settings().limits.resident_bytes];
         let memory_bytes = limits_bytes.into_iter().flatten().min();
-        let capacity = Capacity::new(arguments.max_connections, memory_bytes, host::open_files_limit(), cpu_quota());
+        let capacity = Capacity::new(arguments.max_connections, memory_bytes, host::open_files_limit(), http_workers());
         let server = http_server::start(listener, arguments, capacity, time_to_finish, state.clone(), limits)
             .map_err(|error| Failure::Failed(format!("cannot listen: {error}")))?;
+        found::log(arguments, port, capacity, &residency, &state.guard);
         log::info!("listening on {}:{port}", arguments.host);
         Ok(Self {
             server,
@@ -141,12 +149,13 @@ impl Application {
         if cut > 0 || finished.is_err() {
             log::warn!("{cut} requests were cut: they took longer than SHUTDOWN_TIMEOUT, {} s", stop_within.as_secs());
         }
-        let unloading = tokio::task::spawn_blocking(move || {
+        let unloading = threads::run_blocking(move || {
             for role in Role::ALL {
                 residency.unload(role, UnloadCause::Shutdown);
             }
         });
-        if tokio::time::timeout_at(until.into(), unloading).await.is_err() || cut > 0 {
+        let unloaded = matches!(tokio::time::timeout_at(until.into(), unloading).await, Ok(Ok(())));
+        if !unloaded || cut > 0 {
             log::warn!("stopped without waiting for runs that take longer");
             end_process(0);
         }

@@ -22,6 +22,14 @@ use crate::residency::limits::Limits;
 
 const MIB: u64 = 1 << 20;
 
+/// Threads that serve HTTP at most. One parses and writes thousands of requests a second, far more than
+/// the models of as many cores answer.
+const MOST_HTTP_WORKERS: usize = 8;
+
+/// Workers of a model at most, unless INFERENCE_THREADS says otherwise: each has a session with memory of
+/// its own, 5 MB of the shipped heavy model and up to 15 MB more in a run.
+const MOST_WORKERS: usize = 32;
+
 /// Tokens that may wait for each text that may wait: long texts are rare.
 const QUEUED_TOKENS_PER_TEXT: usize = 64;
 
@@ -104,7 +112,7 @@ pub struct ModelArgs {
     #[arg(long, env = "MEMORY_CHECK_INTERVAL_MS", value_name = "MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub memory_check_interval_ms: u64,
 
-    /// Workers of a model, 1 to 256, each with one session and one thread [default: the CPU quota, fewer where memory is short]
+    /// Workers of a model, 1 to 256, each with one session and one thread [default: the CPU quota, at most 32, fewer where memory is short]
     #[arg(long, env = "INFERENCE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub inference_threads: Option<u16>,
 
@@ -199,7 +207,7 @@ impl ModelArgs {
             use_light_model: self.use_light_model,
             load_timeout: Duration::from_secs(self.model_load_timeout),
             limits: Limits { resident_bytes: self.model_memory_limit.map(|mb| mb * MIB) },
-            workers: self.inference_threads.map_or_else(cpu_quota, usize::from),
+            workers: self.inference_threads.map_or_else(|| cpu_quota().min(MOST_WORKERS), usize::from),
             pool: PoolSettings {
                 kept_arena_bytes: TIGHT_ARENA_BYTES,
                 max_batch_tokens: self.max_batch_tokens as usize,
@@ -290,6 +298,12 @@ impl ServeArgs {
             }),
         }
     }
+}
+
+/// Threads that serve HTTP: as many as the CPU quota has cores, but a bounded number.
+#[must_use]
+pub fn http_workers() -> usize {
+    cpu_quota().min(MOST_HTTP_WORKERS)
 }
 
 /// Names of the folders in `directory` that hold a model.

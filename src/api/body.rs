@@ -24,6 +24,7 @@ use super::guard::client_of;
 use super::guard::rate::Client;
 use super::json;
 use super::task::AbortOnDrop;
+use crate::host::threads::spawn_blocking;
 use room::{NoRoom, Room, Taken};
 
 /// Bodies of the largest size that may be in flight together, beside small ones.
@@ -173,8 +174,9 @@ impl Body {
 async fn off_http<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let task = AbortOnDrop(tokio::task::spawn_blocking(work));
-    task.await.map_err(|error| ApiError::new(ErrorKind::Internal, format!("reading the body ended early: {error}")))?
+    let failed = |what: String| ApiError::new(ErrorKind::Internal, format!("the body was not read: {what}"));
+    let task = AbortOnDrop(spawn_blocking(work).map_err(|error| failed(error.to_string()))?);
+    task.await.map_err(|error| failed(error.to_string()))?
 }
 
 impl FromRequest for Body {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::ApiState;
 use super::error::{ApiError, ErrorKind};
+use crate::host::threads::run_blocking;
 use crate::model::{Bundle, Role};
 use crate::residency::Wanted;
 
@@ -33,7 +34,7 @@ pub(super) async fn bundle(role: Role, state: &ApiState) -> Result<Arc<Bundle>, 
         Role::Heavy => (settings.heavy.0.clone(), settings.precision),
         Role::Light => (settings.light.0.clone(), settings.precision),
     };
-    let opened = tokio::task::spawn_blocking(move || Bundle::open(&directory, precision))
+    let opened = run_blocking(move || Bundle::open(&directory, precision))
         .await
         .map_err(|_panic| ApiError::new(ErrorKind::Internal, "reading the model's files failed; the log says why"))?;
     opened.map(Arc::new).map_err(|error| {

@@ -20,7 +20,7 @@ use super::json::Text;
 use super::scores::{LabelScore, ranked};
 use super::{ApiState, known_model, methods, request, schema};
 use crate::classifier::{Answer, Query, TextInput};
-use crate::config::cpu_quota;
+use crate::config::http_workers;
 use crate::model::{Activation, LongText, TruncationSide};
 use crate::residency::Wanted;
 
@@ -330,7 +330,7 @@ pub(super) async fn info(state: web::Data<ApiState>) -> Result<HttpResponse, Api
         max_batch_requests: None,
         max_client_batch_size: state.settings.max_texts,
         auto_truncate: true,
-        tokenization_workers: cpu_quota(),
+        tokenization_workers: http_workers(),
         version: env!("CARGO_PKG_VERSION"),
     }))
 }

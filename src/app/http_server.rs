@@ -24,7 +24,7 @@ use crate::api::body::BodyLimits;
 use crate::api::guard::Origins;
 use crate::api::{self, ApiState, error_shape};
 use crate::cli::Failure;
-use crate::config::{ConfigError, ServeArgs, cpu_quota};
+use crate::config::{ConfigError, ServeArgs, http_workers};
 
 /// Threads of each HTTP worker that tokenize.
 const TOKENIZER_THREADS_PER_WORKER: usize = 1;
@@ -37,6 +37,11 @@ const DISCONNECT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Share of the connections that is kept for new ones.
 const SPARE_SHARE: usize = 8;
+
+/// Threads that it takes at most: those that serve, those that tokenize, and the one that accepts.
+pub(super) fn most_threads() -> usize {
+    http_workers() * (1 + TOKENIZER_THREADS_PER_WORKER) + 1
+}
 
 /// Binds the port.
 ///
@@ -73,7 +78,7 @@ pub(super) fn start(
 ) -> io::Result<Server> {
     let address = listener.local_addr()?;
     let server = Server::build();
-    let (workers, stopping) = (cpu_quota(), server.graceful_shutdown_signal());
+    let (workers, stopping) = (http_workers(), server.graceful_shutdown_signal());
     let connections_per_worker = capacity.connections.div_ceil(workers);
     // Above these, connections that wait for their clients make room, so that a client can always
     // be heard; only when all are being answered does one wait to be taken.

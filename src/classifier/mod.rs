@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cache::LogitsCache;
+use crate::host::threads::run_blocking;
 pub use crate::inference::fairness::{ClientId, Flow};
 use crate::inference::queue::InferenceError;
 use crate::logging::TEXTS_TARGET;
@@ -200,7 +201,7 @@ impl Classifier {
                 tokio::time::timeout_at(query.deadline.into(), self.tokenizers.enter(query.flow, bytes / 4)).await;
             let pass = pass.map_err(|_elapsed| ClassifyError::DeadlinePassed)?;
             let (model, headroom, role) = (Arc::clone(&lease.model), Arc::clone(self.residency.headroom()), lease.role);
-            let task = tokio::task::spawn_blocking(move || {
+            let task = run_blocking(move || {
                 let _until_done = pass;
                 // Set aside on this thread: what only waits for its turn takes no memory yet.
                 let longest = texts.iter().map(|(_, text)| text.bytes()).max().unwrap_or(0);
@@ -216,9 +217,8 @@ impl Classifier {
                 texts.into_iter().map(encode).collect::<Result<Vec<_>, _>>().map(Some)
             });
             let done = tokio::time::timeout_at(query.deadline.into(), task).await;
-            let some = done.map_err(|_elapsed| ClassifyError::DeadlinePassed)?.map_err(|_panic| {
-                // The error quotes the message of the panic, which may quote a text.
-                log::error!("tokenizing ended with a panic");
+            let some = done.map_err(|_elapsed| ClassifyError::DeadlinePassed)?.map_err(|error| {
+                log::error!("texts were not tokenized: {error}");
                 ClassifyError::Internal
             })??;
             match some {

@@ -1,9 +1,10 @@
-//! What the machine and the container give this process: groups of processes, cores, open files.
+//! What the machine and the container give this process: groups of processes, cores, threads, open files.
 
 mod cores;
 mod groups;
 mod held_file;
 mod open_files;
+pub(crate) mod threads;
 
 pub use cores::cpu_quota;
 pub(crate) use groups::Groups;

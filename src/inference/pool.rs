@@ -70,8 +70,7 @@ struct Shared {
 pub struct Pool {
     shared: Arc<Shared>,
     settings: PoolSettings,
-    workers: Mutex<Vec<JoinHandle<()>>>,
-    terminators: Vec<Terminator>,
+    workers: Mutex<Vec<(JoinHandle<()>, Terminator)>>,
 }
 
 impl Pool {
@@ -103,25 +102,28 @@ impl Pool {
             arenas_given_back: AtomicU64::new(0),
             running_workers: AtomicUsize::new(0),
         });
-        let mut pool = Self {
-            shared,
-            settings,
-            workers: Mutex::default(),
-            terminators: sessions.iter().map(InferenceSession::terminator).collect(),
-        };
-        for (index, session) in sessions.into_iter().enumerate() {
-            let running = Running::new(&pool.shared);
-            let started =
-                thread::Builder::new().name(format!("{role}-{index}")).spawn(move || work(&running.0, session));
-            match started {
-                Ok(worker) => pool.workers.get_mut().unwrap_or_else(PoisonError::into_inner).push(worker),
-                Err(error) => {
-                    pool.stop(Duration::ZERO);
-                    return Err(error);
-                }
+        let pool = Self { shared, settings, workers: Mutex::default() };
+        for session in sessions {
+            if let Err(error) = pool.add(session) {
+                pool.stop(Duration::ZERO);
+                return Err(error);
             }
         }
         Ok(pool)
+    }
+
+    /// Adds a worker for one more session. That of a pool that has stopped ends at once.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn add(&self, session: InferenceSession) -> std::io::Result<()> {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let terminator = session.terminator();
+        let running = Running::new(&self.shared);
+        let name = format!("{}-{}", self.shared.role, workers.len());
+        let worker = thread::Builder::new().name(name).spawn(move || work(&running.0, session))?;
+        workers.push((worker, terminator));
+        Ok(())
     }
 
     /// Puts in texts of one flow as far as they may wait now; see [`Queue::push`].
@@ -185,9 +187,10 @@ impl Pool {
         if self.worker_count() > 0 {
             log::warn!("runs of the {} model took longer than {patience:?}; ending them", self.shared.role);
         }
+        let (workers, terminators): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
         for worker in workers {
             while !worker.is_finished() && self.worker_count() > 0 {
-                self.terminators.iter().for_each(Terminator::terminate);
+                terminators.iter().for_each(Terminator::terminate);
                 thread::sleep(Duration::from_millis(5));
             }
             if worker.join().is_err() {
@@ -329,6 +332,7 @@ where
         Ok(Err(
             error @ (SessionError::Stopped
             | SessionError::Load { .. }
+            | SessionError::NoRoom { .. }
             | SessionError::Foreign { .. }
             | SessionError::Run { .. }),
         )) => {

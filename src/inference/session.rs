@@ -59,6 +59,17 @@ pub enum SessionError {
         /// What ONNX Runtime said.
         message: String,
     },
+    /// The system refused what the graph needs.
+    #[error(
+        "the system gives no more room for {path}: {message}; \
+         `ulimit -v`, `ulimit -n` or vm.max_map_count is too low, or memory is short"
+    )]
+    NoRoom {
+        /// The graph's file.
+        path: PathBuf,
+        /// What ONNX Runtime said.
+        message: String,
+    },
     /// The graph is not one of a text classifier with this bundle's labels.
     #[error("{path} is not the graph of this model: {what}")]
     Foreign {
@@ -87,15 +98,16 @@ pub enum SessionError {
 #[derive(Debug, Default)]
 pub struct LoadStop {
     stopped: AtomicBool,
-    current: Mutex<Option<LoadCanceler>>,
+    /// Of all sessions that were begun; those that are open are left alone.
+    begun: Mutex<Vec<LoadCanceler>>,
 }
 
 impl LoadStop {
-    /// Stops the session that is being loaded, and all that follow.
+    /// Stops the sessions that are being loaded, and all that follow.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Err(error)) = current.as_ref().map(LoadCanceler::cancel) {
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        for error in begun.iter().filter_map(|session| session.cancel().err()) {
             log::warn!("a load could not be stopped: {}", error.message());
         }
     }
@@ -106,9 +118,9 @@ impl LoadStop {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    /// The load that `stop` will cancel from now on.
+    /// A load that `stop` will cancel from now on.
     fn watch(&self, canceler: LoadCanceler) -> Result<(), SessionError> {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceler);
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).push(canceler);
         if self.is_stopped() { Err(SessionError::Stopped) } else { Ok(()) }
     }
 }
@@ -172,7 +184,7 @@ impl InferenceSession {
         stop: &LoadStop,
     ) -> Result<Self, SessionError> {
         let graph = weights.graph(bundle).to_path_buf();
-        let load_error = |error: ort::Error| SessionError::Load { path: graph.clone(), message: first_line(&error) };
+        let load_error = |error: ort::Error| load_error(&graph, &error);
         let mut builder = builder(environment, weights).map_err(load_error)?;
         stop.watch(builder.canceler())?;
         let session = match builder.commit_from_file(&graph) {
@@ -341,7 +353,20 @@ pub fn save_prepacked(environment: &Environment, bundle: &Bundle, path: &Path) -
     };
     match save() {
         Ok(_) => Ok(()),
-        Err(error) => Err(SessionError::Load { path: bundle.graph.clone(), message: first_line(&error) }),
+        Err(error) => Err(load_error(&bundle.graph, &error)),
+    }
+}
+
+/// What the system says, or the C++ library, where there are no more mappings, memory, threads or files.
+const NO_ROOM: [&str; 4] =
+    ["bad_alloc", "Cannot allocate memory", "Resource temporarily unavailable", "Too many open files"];
+
+fn load_error(graph: &Path, error: &ort::Error) -> SessionError {
+    let (path, message) = (graph.to_path_buf(), first_line(error));
+    if NO_ROOM.iter().any(|words| message.contains(words)) {
+        SessionError::NoRoom { path, message }
+    } else {
+        SessionError::Load { path, message }
     }
 }
 

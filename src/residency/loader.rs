@@ -8,33 +8,25 @@ use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ort::environment::Environment;
-
-use super::admission::Admitted;
+use super::opening::{More, Opened, needed};
 use super::slot::{Slot, SlotState, State};
 use super::{FallbackReason, ReadyModel, Residency, SHORT_BAR};
 use crate::inference::pool::Pool;
 use crate::inference::prepared::{self, DAMAGED_EXIT_CODE, Form};
 use crate::inference::runtime::{self, RuntimeError};
-use crate::inference::session::{InferenceSession, LoadStop, SessionError, Weights};
-use crate::model::bundle::{ActivationCost, LoadedBytes};
-use crate::model::{Bundle, BundleError, LongText, Role, TextTokenizer, TokenizerError, TruncationSide};
+use crate::inference::session::{LoadStop, SessionError, Weights};
+use crate::model::bundle::ActivationCost;
+use crate::model::{Bundle, BundleError, Role, TokenizerError};
 use crate::panics::MustFinish;
 
 /// Longest time that writing prepared weights may take.
 const PREPARE_PATIENCE: Duration = Duration::from_secs(180);
-
-/// Memory of a tokenizer for each byte of its file, measured: vocabulary and merges in hash tables.
-const TOKENIZER_BYTES_PER_FILE_BYTE: u64 = 12;
 
 /// Smaller batches than this are slower for each token, and save little.
 const LEAST_BATCH_TOKENS: usize = 128;
 
 /// Which part of the load timeout the light model waits for the heavy one's weights to be prepared.
 const LIGHT_WAIT_PART: u32 = 4;
-
-/// Read by a model that brings no probes of its own, to see that it answers at all.
-const SMOKE_TEXT: &str = "I did not expect that, but I am glad it happened.";
 
 /// Why a model was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +45,7 @@ pub(super) enum LoadError {
         "the probe text {text:?} gives a logit that is {difference:.3} away from what it must be ({tolerance:.3} is allowed): the weights are damaged, or this CPU computes them wrongly"
     )]
     Probe { text: String, difference: f32, tolerance: f32 },
-    #[error("the system gives no more threads")]
+    #[error("{}", crate::host::threads::REFUSED)]
     Thread(#[source] std::io::Error),
     #[error("the loader stopped with a panic; this is a defect of the server")]
     Panic,
@@ -76,7 +68,9 @@ impl Residency {
         let role = slot.role;
         let thread = thread::Builder::new().name(format!("load-{role}")).spawn(move || residency.load_now(role, &stop));
         if let Err(error) = thread {
-            state.last_error = Some(LoadError::Thread(error).to_string());
+            let chain = chain(&LoadError::Thread(error));
+            log::error!("the {role} model {} was not loaded: {chain}", slot.name);
+            state.last_error = Some(chain);
             let until = Some(Instant::now() + SHORT_BAR);
             slot.enter(state, State::Barred { until, reason: FallbackReason::LoadFailed }, "load_failed");
         }
@@ -86,11 +80,11 @@ impl Residency {
         let started = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| self.load_model(role, stop))).unwrap_or(Err(LoadError::Panic));
         // Otherwise the role would stay in `loading`.
-        let _must = MustFinish("the end of a load");
+        let must = MustFinish("the end of a load");
         let slot = self.slot(role);
         let mut state = slot.lock();
         match result {
-            Ok(model) => {
+            Ok((model, more)) => {
                 self.metrics.load(role, model.weights, started.elapsed());
                 log::info!(
                     "{role} model {} loaded in {:.2} s: {} {}, {} workers, revision {}",
@@ -102,7 +96,12 @@ impl Residency {
                     model.bundle.revision()
                 );
                 state.last_error = None;
-                slot.enter(&mut state, State::Ready(Arc::new(model)), "loaded");
+                let model = Arc::new(model);
+                let joined = Arc::downgrade(&model);
+                slot.enter(&mut state, State::Ready(model), "loaded");
+                drop(state);
+                drop(must);
+                self.open_more(role, &joined, &more);
             }
             Err(error) => {
                 super::reclaim::trim();
@@ -125,13 +124,14 @@ impl Residency {
                 state.last_error = Some(chain);
                 let until = Some(Instant::now() + bar);
                 slot.enter(&mut state, State::Barred { until, reason }, reason.as_str());
+                drop(state);
             }
         }
-        drop(state);
         self.read_memory();
     }
 
-    fn load_model(self: &Arc<Self>, role: Role, stop: &LoadStop) -> Result<ReadyModel, LoadError> {
+    /// A model that answers, and the sessions that are still to join it.
+    fn load_model(self: &Arc<Self>, role: Role, stop: &LoadStop) -> Result<(ReadyModel, More), LoadError> {
         let settings = &self.settings;
         let bundle = Bundle::open(&self.slot(role).directory, settings.precision)?;
         let environment = runtime::environment(settings.onnxruntime_library.as_deref())?;
@@ -152,7 +152,7 @@ impl Residency {
             }
             result => result,
         };
-        let (sessions, tokenizer, weights, admitted) = loaded.or_else(|error| {
+        let Opened { sessions, count, tokenizer, weights, admitted } = loaded.or_else(|error| {
             // What does not load or gives wrong logits is mostly damaged; the hashes tell which file is.
             if error.may_be_the_files() {
                 bundle.verify_hashes()?;
@@ -162,9 +162,9 @@ impl Residency {
         let activation = if weights == Weights::Plain { bundle.activation_plain } else { bundle.activation };
         let mut pool_settings = settings.pool;
         pool_settings.max_batch_tokens =
-            bounded_batch(settings.pool.max_batch_tokens, sessions.len(), &activation, admitted.left_bytes);
+            bounded_batch(settings.pool.max_batch_tokens, count, &activation, admitted.left_bytes);
         // Where there is room for twice what all workers may need at once, sessions keep it while they work.
-        let arenas_bytes = activation.bytes(1, pool_settings.max_batch_tokens) * sessions.len() as u64;
+        let arenas_bytes = activation.bytes(1, pool_settings.max_batch_tokens) * count as u64;
         let free_bytes = settings.limits.free_bytes(&self.read_memory().0);
         if admitted.left_bytes.min(free_bytes) / 2 >= arenas_bytes {
             pool_settings.kept_arena_bytes = u64::MAX;
@@ -183,6 +183,7 @@ impl Residency {
             log::debug!("{} stays in the page cache: {error}", file.display());
         }
         let bundle = Arc::new(bundle);
+        let more = More { bundle: Arc::clone(&bundle), weights, count: count - sessions.len(), _admitted: admitted };
         let pool = Pool::start(
             role,
             sessions,
@@ -192,7 +193,8 @@ impl Residency {
             Arc::clone(&self.metrics),
         )
         .map_err(LoadError::Thread)?;
-        Ok(ReadyModel::new(bundle, tokenizer, pool, weights.as_str()))
+        let model = ReadyModel::new(bundle, tokenizer, pool, more.weights.as_str());
+        Ok((model, more))
     }
 
     /// Prepared weights that are there; else those that a child process makes now; else none.
@@ -313,53 +315,15 @@ impl Residency {
             }
         }
     }
-
-    /// As many sessions as are wanted and fit, the first of them probed.
-    fn open_sessions(
-        self: &Arc<Self>,
-        environment: &Environment,
-        role: Role,
-        bundle: &Bundle,
-        weights: &Weights,
-        stop: &LoadStop,
-    ) -> Result<(Vec<InferenceSession>, TextTokenizer, Weights, Admitted), LoadError> {
-        let need = match weights {
-            Weights::Packed(_) => needed(bundle, bundle.memory.packed()),
-            Weights::Prepacked(_) => needed(bundle, bundle.memory.prepared),
-            Weights::Plain => needed(bundle, bundle.memory.plain),
-        };
-        let Some((count, admitted)) =
-            (1..=self.settings.workers).rev().find_map(|count| Some((count, self.admit(role, &need, count)?)))
-        else {
-            return Err(LoadError::DoesNotFit { needed_mb: (need.unreclaimable_bytes(1) + need.mapped_bytes) >> 20 });
-        };
-        let load = || InferenceSession::load(environment, bundle, weights, stop);
-        // The first answer waits for all of this, so what does not need the other is done beside it.
-        let (tokenizer, first) = beside(|| TextTokenizer::load(&bundle.tokenizer_path(), bundle.max_length), load);
-        let (tokenizer, mut first) = (tokenizer??, first?);
-        let others = || (1..count).map(|_| load()).collect::<Result<Vec<_>, _>>();
-        let (others, probed) = beside(others, || probe(&mut first, &tokenizer, bundle));
-        probed?;
-        let mut sessions = vec![first];
-        sessions.extend(others??);
-        Ok((sessions, tokenizer, weights.clone(), admitted))
-    }
-}
-
-/// Runs `one` on a thread of its own while `other` runs on this one.
-fn beside<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (Result<A, LoadError>, B) {
-    thread::scope(|scope| {
-        let one = scope.spawn(one);
-        let other = other();
-        (one.join().map_err(|_| LoadError::Panic), other)
-    })
 }
 
 impl LoadError {
     /// Whether other files of the same model might do better.
     fn may_be_the_files(&self) -> bool {
         match self {
-            Self::DoesNotFit { .. } | Self::Session(SessionError::Stopped) | Self::Thread(_) => false,
+            Self::DoesNotFit { .. }
+            | Self::Session(SessionError::Stopped | SessionError::NoRoom { .. })
+            | Self::Thread(_) => false,
             Self::Bundle(_)
             | Self::Runtime(_)
             | Self::Session(_)
@@ -380,30 +344,6 @@ fn bounded_batch(wanted: usize, workers: usize, activation: &ActivationCost, lef
         tokens /= 2;
     }
     tokens
-}
-
-/// What sessions need, with the tables of the tokenizer that they share.
-fn needed(bundle: &Bundle, sessions: LoadedBytes) -> LoadedBytes {
-    let tokenizer = std::fs::metadata(bundle.tokenizer_path()).map_or(0, |file| file.len());
-    let first_session_bytes = sessions.first_session_bytes + tokenizer * TOKENIZER_BYTES_PER_FILE_BYTE;
-    LoadedBytes { first_session_bytes, ..sessions }
-}
-
-/// Compares the logits of the bundle's probe texts with those that it must give.
-fn probe(session: &mut InferenceSession, tokenizer: &TextTokenizer, bundle: &Bundle) -> Result<(), LoadError> {
-    if bundle.probes.is_empty() {
-        let encoded = tokenizer.encode(SMOKE_TEXT, LongText::Truncate, TruncationSide::Right)?;
-        session.run(&[&encoded.windows[0]], false)?;
-    }
-    for probe in &bundle.probes {
-        let encoded = tokenizer.encode(&probe.text, LongText::Truncate, TruncationSide::Right)?;
-        let logits = session.run(&[&encoded.windows[0]], false)?;
-        let difference = logits.iter().zip(&probe.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        if difference > bundle.probe_tolerance {
-            return Err(LoadError::Probe { text: probe.text.clone(), difference, tolerance: bundle.probe_tolerance });
-        }
-    }
-    Ok(())
 }
 
 /// The error with all its sources, for the log.

@@ -6,6 +6,7 @@ mod fields;
 pub mod limits;
 pub(crate) mod loader;
 pub mod memory;
+mod opening;
 mod prepare_check;
 mod process;
 mod ready;
@@ -364,13 +365,6 @@ impl Residency {
 
     fn last_reading(&self) -> Reading {
         self.last().0
-    }
-
-    /// The lowest limit on the memory of this process by the last reading: that of a group, or the
-    /// machine's memory. What is sized by memory at start is sized by this.
-    #[must_use]
-    pub fn memory_limit_bytes(&self) -> Option<u64> {
-        self.last_reading().memory_limit_bytes()
     }
 
     /// Reads memory now, and takes the figures over for everything that is decided from them.

@@ -25,6 +25,7 @@ mod invariance;
 mod keys;
 mod kserve_v1;
 mod loading;
+mod many_cores;
 mod metrics;
 mod ndjson;
 mod open_inference;

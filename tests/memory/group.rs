@@ -41,6 +41,22 @@ impl Group {
         Self::new("cpu", ("cpu.cfs_quota_us", "100000"), ("cpu.max", "100000 100000"))
     }
 
+    /// A group with a bound on its threads; there is none on its memory.
+    pub fn of_threads(count: u64) -> Option<Self> {
+        let count = count.to_string();
+        Self::new("pids", ("pids.max", &count), ("pids.max", &count))
+    }
+
+    /// Sets another bound on the threads.
+    pub fn limit_threads(&self, count: u64) {
+        fs::write(self.folder.join("pids.max"), count.to_string()).unwrap();
+    }
+
+    /// How many threads are in it.
+    pub fn threads(&self) -> u64 {
+        fs::read_to_string(self.folder.join("pids.current")).unwrap().trim().parse().unwrap()
+    }
+
     /// A group within this one, in which no process may be, with a limit of its own or none.
     pub fn within(&self, name: &str, limit_mb: Option<u64>) -> Self {
         let folder = self.folder.join(name);

@@ -20,3 +20,4 @@ mod load;
 mod nearest_limit;
 mod preparing;
 mod pressure;
+mod refused;

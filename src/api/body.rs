@@ -174,9 +174,10 @@ impl Body {
 async fn off_http<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let failed = |what: String| ApiError::new(ErrorKind::Internal, format!("the body was not read: {what}"));
-    let task = AbortOnDrop(spawn_blocking(work).map_err(|error| failed(error.to_string()))?);
-    task.await.map_err(|error| failed(error.to_string()))?
+    let failed = |what| ApiError::new(ErrorKind::Internal, format!("the body was not read: {what}"));
+    let task = AbortOnDrop(spawn_blocking(work).map_err(|_refused| failed("the system gives no thread for it"))?);
+    // The error quotes the message of the panic, which may quote a text.
+    task.await.map_err(|_panic| failed("reading it ended with a panic"))?
 }
 
 impl FromRequest for Body {

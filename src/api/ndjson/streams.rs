@@ -44,7 +44,9 @@ pub(super) struct OpenStream(ClientId);
 impl OpenStream {
     /// Opens a stream of this client, if one more may be open.
     pub(super) fn of(client: ClientId) -> Option<Self> {
-        lock().open(client).then_some(Self(client))
+        // Made only when it is open: dropping it closes it.
+        let is_open = lock().open(client);
+        is_open.then(|| Self(client))
     }
 }
 

@@ -11,6 +11,8 @@ pub mod classifier;
 pub mod cli;
 pub mod config;
 pub(crate) mod exit;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod graph;
 pub mod host;
 pub mod inference;

@@ -122,6 +122,12 @@ pub(super) struct Received<'a> {
 }
 
 impl<'a> Received<'a> {
+    /// A body without a content type.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn bare(bytes: &'a [u8], max_texts: usize) -> Self {
+        Self { bytes, max_texts, content_type: None }
+    }
+
     /// Reads the body as JSON.
     ///
     /// # Errors

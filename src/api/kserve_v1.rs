@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::Body;
+use super::body::{Body, Received};
 use super::error::ApiError;
 use super::error_docs::{OpenInferenceErrors, OpenInferenceGuardErrors, OpenInferenceModelErrors};
 use super::json::Text;
@@ -59,11 +59,7 @@ pub(super) async fn predict(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let wanted = request::named_model(&model, &state)?;
-    let read = body.read(|received| {
-        let asked: PredictRequest = received.json_of_any_type()?;
-        request::texts(asked.instances, "instances", received.max_texts)
-    });
-    let (texts, mut held) = read.await?;
+    let (texts, mut held) = body.read(read).await?;
     let answers = request::classify(&http, &state, wanted, texts, &mut held).await?;
     let predictions = answers.iter().filter_map(|answer| {
         let scores = ranked(answer, answer.activation);
@@ -75,6 +71,12 @@ pub(super) async fn predict(
         })
     });
     Ok(HttpResponse::Ok().json(PredictReply { predictions: predictions.collect() }))
+}
+
+/// The texts of a request.
+pub(super) fn read(received: Received<'_>) -> Result<Vec<Arc<str>>, ApiError> {
+    let asked: PredictRequest = received.json_of_any_type()?;
+    request::texts(asked.instances, "instances", received.max_texts)
 }
 
 /// Names of all models.

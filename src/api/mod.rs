@@ -6,6 +6,8 @@ pub mod error;
 mod error_docs;
 pub mod error_shape;
 mod exposition;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod guard;
 mod hugging_face;
 mod json;

@@ -195,7 +195,7 @@ pub(super) async fn analyze_texts(
 }
 
 /// What a request asks.
-struct Asked {
+pub(super) struct Asked {
     is_one: bool,
     texts: Vec<Arc<str>>,
     model: Arc<str>,
@@ -204,7 +204,7 @@ struct Asked {
     settings: Settings,
 }
 
-fn read(received: Received<'_>) -> Result<Asked, ApiError> {
+pub(super) fn read(received: Received<'_>) -> Result<Asked, ApiError> {
     let asked: AnalyzeRequest = received.json()?;
     let settings = analysis_settings(&asked)?;
     let is_one = asked.text.is_some();

@@ -5,7 +5,7 @@
 //! reads, or than the models answer, is held back by its own connection. A client that does not
 //! read at all is cut off by the system (`TCP_USER_TIMEOUT`).
 
-mod line;
+pub(super) mod line;
 mod streams;
 
 use std::cell::Cell;

@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::Body;
+use super::body::{Body, Received};
 use super::error::{ApiError, ErrorKind};
 use super::error_docs::DetailErrors;
 use super::json::Text;
@@ -120,22 +120,24 @@ pub(super) async fn emotion(
     Ok(HttpResponse::Ok().json(EmotionReply::new(&analysis)))
 }
 
+/// The text of a request.
+pub(super) fn read(received: Received<'_>) -> Result<Arc<str>, ApiError> {
+    let EmotionRequest { text: Text(text) } = received.json_of_any_type()?;
+    let characters = request::visible_part(&text).chars().count();
+    if characters < LEAST_CHARACTERS {
+        let what = format!("text has {characters} characters; it needs at least {LEAST_CHARACTERS} to be read");
+        return Err(ApiError::new(ErrorKind::BadRequest, what));
+    }
+    Ok(text)
+}
+
 async fn analysis(
     http: &HttpRequest,
     state: &ApiState,
     body: Body,
     wanted: Wanted,
 ) -> Result<(Analysis, Arc<str>), ApiError> {
-    let read = body.read(|received| {
-        let EmotionRequest { text: Text(text) } = received.json_of_any_type()?;
-        let characters = request::visible_part(&text).chars().count();
-        if characters < LEAST_CHARACTERS {
-            let what = format!("text has {characters} characters; it needs at least {LEAST_CHARACTERS} to be read");
-            return Err(ApiError::new(ErrorKind::BadRequest, what));
-        }
-        Ok(text)
-    });
-    let (text, mut held) = read.await?;
+    let (text, mut held) = body.read(read).await?;
     let mut answers = request::classify(http, state, wanted, [Arc::clone(&text)], &mut held).await?;
     let answer = answers.pop().ok_or_else(|| ApiError::new(ErrorKind::Internal, "there is no answer"))?;
     Ok((analyze(&text, &answer.labels, &answer.scores(), &Settings::default()), answer.model.name))

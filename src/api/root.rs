@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::Body;
+use super::body::{Body, Received};
 use super::error::ApiError;
 use super::error_docs::{TeiErrors, TeiGuardErrors};
 use super::{ApiState, hugging_face, methods, playground, tei};
@@ -53,7 +53,7 @@ struct Marker {
 }
 
 /// A request of either contract.
-enum Asked {
+pub(super) enum Asked {
     HuggingFace(hugging_face::Asked),
     Tei(tei::Asked),
 }
@@ -73,16 +73,18 @@ pub(super) async fn predict(
     state: web::Data<ApiState>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let read = body.read(|received| {
-        let marker: Marker = received.json_of_any_type()?;
-        if marker.parameters {
-            hugging_face::read(received).map(Asked::HuggingFace)
-        } else {
-            tei::read(received).map(Asked::Tei)
-        }
-    });
-    match read.await? {
+    match body.read(read).await? {
         (Asked::HuggingFace(asked), held) => hugging_face::classify(&http, &state, Wanted::Auto, asked, held).await,
         (Asked::Tei(asked), held) => tei::predict(&http, &state, asked, held).await,
+    }
+}
+
+/// What a request of either contract asks.
+pub(super) fn read(received: Received<'_>) -> Result<Asked, ApiError> {
+    let marker: Marker = received.json_of_any_type()?;
+    if marker.parameters {
+        hugging_face::read(received).map(Asked::HuggingFace)
+    } else {
+        tei::read(received).map(Asked::Tei)
     }
 }

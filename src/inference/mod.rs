@@ -4,7 +4,7 @@
 pub mod batch;
 pub mod fairness;
 pub mod headroom;
-mod layout;
+pub(crate) mod layout;
 pub mod linear_operator;
 pub mod pool;
 pub mod prepared;

@@ -12,7 +12,7 @@ use crate::api::request;
 
 /// A line that was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct LineContent {
+pub(in crate::api) struct LineContent {
     pub text: Arc<str>,
     /// The other fields as they were written, without the braces around them: parsed, a line could
     /// take thirty times its bytes. A field that stands there twice comes back twice.
@@ -24,7 +24,7 @@ impl LineContent {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn read(line: &[u8]) -> Result<Self, String> {
+    pub(in crate::api) fn read(line: &[u8]) -> Result<Self, String> {
         let no_object = |error| format!("the line is not a JSON object: {error}");
         let mut json = serde_json::Deserializer::from_slice(line);
         let fields = json.deserialize_map(FieldsVisitor).and_then(|fields| json.end().map(|()| fields));

@@ -69,13 +69,13 @@ enum Content {
 }
 
 /// What a request asks.
-struct Asked {
+pub(in crate::api) struct Asked {
     id: Option<Arc<str>>,
     outputs: Vec<Output>,
     texts: Vec<Arc<str>>,
 }
 
-fn read(received: Received<'_>, header: Option<&str>) -> Result<Asked, ApiError> {
+pub(in crate::api) fn read(received: Received<'_>, header: Option<&str>) -> Result<Asked, ApiError> {
     let (head, raw) = binary::split(received.bytes, header)?;
     let mut asked: InferRequest = json::read(head, received.max_texts)?;
     let outputs = outputs(&asked)?;

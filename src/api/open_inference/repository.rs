@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::MODEL_VERSION;
-use crate::api::body::Body;
+use crate::api::body::{Body, Received};
 use crate::api::error::ApiError;
 use crate::api::error_docs::{OpenInferenceAdminErrors, OpenInferenceIndexErrors};
 use crate::api::operations::{load_by_hand, unload_by_hand};
@@ -55,14 +55,18 @@ impl From<RoleStatus> for IndexEntry {
     responses((status = 200, description = "The models", body = Vec<IndexEntry>), OpenInferenceIndexErrors)
 )]
 pub(in crate::api) async fn index(state: web::Data<ApiState>, body: Body) -> Result<HttpResponse, ApiError> {
-    let read = body.read(|received| match received.bytes.trim_ascii() {
-        b"" | b"null" => Ok(IndexRequest::default()),
-        _ => received.json_of_any_type(),
-    });
-    let (IndexRequest { ready: only_ready }, _held) = read.await?;
+    let (IndexRequest { ready: only_ready }, _held) = body.read(read).await?;
     let roles = state.classifier.residency().status().into_iter();
     let entries = roles.map(IndexEntry::from).filter(|entry| !only_ready || entry.state == "READY");
     Ok(HttpResponse::Ok().json(entries.collect::<Vec<_>>()))
+}
+
+/// Which models are asked for.
+pub(in crate::api) fn read(received: Received<'_>) -> Result<IndexRequest, ApiError> {
+    match received.bytes.trim_ascii() {
+        b"" | b"null" => Ok(IndexRequest::default()),
+        _ => received.json_of_any_type(),
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]

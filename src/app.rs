@@ -1,7 +1,7 @@
 //! The only place that wires the parts together: build, port, run until stopped, drain.
 
 mod capacity;
-mod connection;
+pub(crate) mod connection;
 mod found;
 mod http_server;
 pub(crate) mod stop;

@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use crate::api::fuzzing as api;
+use crate::app::connection::framing::against_actix;
 use crate::inference::layout::set_plain_apart;
 use crate::model::bundle::{Bundle, Precision};
 
 /// Every target: the name of its file and of its corpus, and what reads the bytes.
-const TARGETS: [(&str, fn(&[u8])); 12] = [
+const TARGETS: [(&str, fn(&[u8])); 13] = [
     ("analyze", api::analyze),
     ("analyze_lines", api::analyze_lines),
     ("bundle", bundle),
+    ("framing", against_actix::check),
     ("graph", graph),
     ("hugging_face", api::hugging_face),
     ("kserve_v1", api::kserve_v1),
@@ -63,7 +65,7 @@ fn bundle(bytes: &[u8]) {
         write(folder, "config.json", bytes);
         if let Ok(bundle) = Bundle::open(folder, Precision::Int8) {
             assert!(!bundle.labels.is_empty() && bundle.max_length >= 8, "{bundle:?}");
-            bundle.activation.bytes(8, bundle.max_length);
+            assert!(bundle.activation.bytes(1, 8) <= bundle.activation.bytes(8, bundle.max_length), "{bundle:?}");
             assert_eq!(bundle.revision().len(), 12);
         }
     }

@@ -5,7 +5,7 @@
 //! only what its reader has come to. So a connection that waits holds its first buffers and no more.
 
 mod exchange;
-mod framing;
+pub(crate) mod framing;
 mod refusal;
 
 use std::io;

@@ -45,16 +45,17 @@ pub fn set_plain_apart(graph: &Path, weights: &Path) -> io::Result<u64> {
         Ok(None)
     })?;
     pieces.sort_by_key(|piece| (piece.is_plain, piece.offset));
-    let mut end = 0;
+    let mut end = 0_u64;
     let mut plain_from = None;
+    let too_far = || unknown("a weight lies beyond the end of any file");
     for piece in &mut pieces {
         if piece.is_plain && plain_from.is_none() {
-            end = u64::next_multiple_of(end, PAGE_BYTES);
+            end = end.checked_next_multiple_of(PAGE_BYTES).ok_or_else(too_far)?;
             plain_from = Some(end);
         }
-        end += (piece.offset % PAGE_BYTES + PAGE_BYTES - end % PAGE_BYTES) % PAGE_BYTES;
-        piece.new_offset = end;
-        end += piece.length;
+        let gap = (piece.offset % PAGE_BYTES + PAGE_BYTES - end % PAGE_BYTES) % PAGE_BYTES;
+        piece.new_offset = end.checked_add(gap).ok_or_else(too_far)?;
+        end = piece.new_offset.checked_add(piece.length).ok_or_else(too_far)?;
     }
     let moved = |offset: u64| {
         pieces

@@ -73,7 +73,7 @@ pub(super) fn memory_need(weight_bytes: u64) -> MemoryNeed {
 /// input, output and residual, and the packed projections, each once as float and once quantized.
 pub(super) fn activation_cost(config: &ConfigJson) -> ActivationCost {
     ActivationCost {
-        bytes_per_token: config.hidden_size.unwrap_or(768) * 4 * 16,
+        bytes_per_token: config.hidden_size.unwrap_or(768).saturating_mul(4 * 16),
         bytes_per_attention_cell: 12.0,
         heads: 0,
     }

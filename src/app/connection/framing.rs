@@ -288,5 +288,7 @@ impl ChunkStage {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod against_actix;
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-clients test-browser image image-test vm-test lint format bench bench-packed load load-plot soak compare export-hub train-light evaluate require-data require-checkpoint clean
+.PHONY: help setup run test test-clients test-browser image image-test vm-test lint format bench bench-packed load fuzz load-plot soak compare export-hub train-light evaluate require-data require-checkpoint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -84,6 +84,17 @@ bench-packed: $(ORT) ## packed layers beside the graph as ONNX Runtime prepares 
 
 load: $(ORT) ## load test beside the bare session; ARGS="--roles light --clients 32" measures a part
 	cargo bench --locked --bench load -- $(ARGS)
+
+SECONDS ?= 600
+TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
+# Without a sanitizer no nightly toolchain is needed. New inputs go to .cache: fuzz/corpus holds only what is worth keeping.
+fuzz: ## each fuzz target for SECONDS=600 (needs `cargo install cargo-fuzz`); TARGETS="analyze root" picks some
+	@cargo fuzz --version >/dev/null || { echo "this needs cargo-fuzz: cargo install cargo-fuzz --locked"; exit 2; }
+	for target in $(TARGETS); do \
+		mkdir -p .cache/fuzz/$$target && \
+		cargo fuzz run --sanitizer none $$target .cache/fuzz/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 || exit 1; \
+	done
 
 load-plot: $(REPORT) ## docs/load.png and the tables of docs/benchmarks.md, of what make load measured; ARGS="FILE.json"
 	.venv-report/bin/python scripts/plot_load.py --markdown $(ARGS)

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use crate::api::fuzzing as api;
 use crate::app::connection::framing::against_actix;
+use crate::graph::pack::Plan;
 use crate::inference::layout::set_plain_apart;
 use crate::model::bundle::{Bundle, Precision};
 
@@ -71,11 +72,17 @@ fn bundle(bytes: &[u8]) {
     }
 }
 
-/// The graph beside weights that are to be laid out anew.
+/// The graph beside weights that are to be packed, or laid out anew.
 fn graph(bytes: &[u8]) {
     let (graph, weights) = (FOLDER.join("model.onnx"), FOLDER.join("model.bin"));
     write(&FOLDER, "model.onnx", bytes);
     write(&FOLDER, "model.bin", &WEIGHTS);
+    if let Ok(Some(plan)) = Plan::of(&graph) {
+        let packed = FOLDER.join("packed");
+        write(&packed, "model.onnx", b"");
+        // A graph that says more than its weights hold is an error, and no more.
+        let _refused = plan.write(&packed.join("model.onnx"), &packed.join("packed.bin"));
+    }
     if set_plain_apart(&graph, &weights).is_err() {
         assert!(fs::read(&graph).is_ok_and(|kept| kept == bytes), "the graph did not stay as it was");
     }

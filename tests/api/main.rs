@@ -35,6 +35,7 @@ mod pages;
 mod pressure;
 mod python_compat;
 mod root;
+mod security_page;
 mod shared;
 mod shares;
 mod stalled_log;

@@ -11,8 +11,10 @@ use crate::graph::pack::Plan;
 use crate::inference::layout::set_plain_apart;
 use crate::model::bundle::{Bundle, Precision};
 
-/// Every target: the name of its file and of its corpus, and what reads the bytes.
-const TARGETS: [(&str, fn(&[u8])); 13] = [
+/// The name of a target's file and of its corpus, and what reads the bytes.
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 13] = [
     ("analyze", api::analyze),
     ("analyze_lines", api::analyze_lines),
     ("bundle", bundle),

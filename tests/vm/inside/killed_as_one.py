@@ -47,5 +47,5 @@ def _grow_while_a_child_prepares(group: Group, server: Server, neighbour: Neighb
     for held in range(STEP_MB, ROOMY_MB, STEP_MB):
         neighbour.hold(held)
         server.wait_for_reading()
-        if not client.is_alive() or not set(group.processes()) - known:
+        if not client.is_alive() or server.memory()["level"] == "evict":
             return

@@ -95,14 +95,15 @@ pub(super) fn analyze_lines(
             }
         })
         .map(move |(line, taken)| {
-            let in_flight = InFlight::new(&activity);
+            let (in_flight, number) = (InFlight::new(&activity), line.number);
             // A task of its own goes on while the client does not read, so that nobody else who
             // waits for the same text has to wait for this client.
             let task = AbortOnDrop(actix_web::rt::spawn(reply_to(line, taken, state.clone(), record.clone(), flow)));
             async move {
                 let reply = task.await;
                 drop(in_flight);
-                reply.unwrap_or_default()
+                // A panic, which is logged where it happens, loses no line.
+                reply.unwrap_or_else(|_panic| (error_line(number, &ClassifyError::Internal.to_string()), None))
             }
         })
         .buffered(LINES_IN_FLIGHT)
@@ -133,10 +134,17 @@ async fn reply_to(
         Ok(content) => analyze_line(content, &state, &record, flow).await,
         Err(what) => Err(what),
     };
-    let mut written =
-        reply.unwrap_or_else(|what| serde_json::to_vec(&LineError { line: number, error: &what }).unwrap_or_default());
-    written.push(b'\n');
+    let written = reply.map_or_else(|what| error_line(number, &what), with_line_end);
     (written, taken)
+}
+
+fn error_line(line: usize, error: &str) -> Vec<u8> {
+    with_line_end(serde_json::to_vec(&LineError { line, error }).unwrap_or_default())
+}
+
+fn with_line_end(mut written: Vec<u8>) -> Vec<u8> {
+    written.push(b'\n');
+    written
 }
 
 async fn analyze_line(

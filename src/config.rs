@@ -27,7 +27,7 @@ const MIB: u64 = 1 << 20;
 const MOST_HTTP_WORKERS: usize = 8;
 
 /// Workers of a model at most, unless INFERENCE_THREADS says otherwise: each has a session with memory of
-/// its own, 5 MB of the shipped heavy model and up to 15 MB more in a run.
+/// its own, 5 MB of the shipped heavy model and up to 7 MB more in a full run.
 const MOST_WORKERS: usize = 32;
 
 /// Tokens that may wait for each text that may wait: long texts are rare.

@@ -47,7 +47,7 @@ fn on_256_cores_it_starts_and_answers_with_the_first_sessions_while_a_bounded_nu
         assert!(started.elapsed() < PATIENCE, "only {} workers:\n{}", workers(), server.log());
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    // An unload in which sessions are still being opened leaves nothing behind.
+    // The other model finds its place beside 32 workers.
     let light = server.post("/analyze", &json!({"text": "I am so happy", "model": "light"}));
     assert_eq!(light.json["model"]["role"], "light", "{}", light.text);
 }

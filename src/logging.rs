@@ -31,9 +31,10 @@ pub enum LogFormat {
 /// whatever `RUST_LOG` says.
 pub const TEXTS_TARGET: &str = "texts";
 
-/// Starts logging for a server; `RUST_LOG` chooses what is logged, `info` without it.
+/// Starts logging for a server; `RUST_LOG` chooses what is logged, `info` without it. What a stranger sends that is no
+/// HTTP is no error of the server's: actix would log it as one.
 pub fn start(format: LogFormat, log_texts: bool) {
-    start_with(format, "info,actix_server=warn", log_texts);
+    start_with(format, "info,actix_server=warn,actix_http::h1::dispatcher=off", log_texts);
 }
 
 /// Starts logging for a command whose output is for people; warnings only unless `RUST_LOG` is set.

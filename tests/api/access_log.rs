@@ -1,6 +1,6 @@
 //! What is written down of each request, and what never is.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -207,6 +207,19 @@ fn no_text_is_ever_logged_unless_asked_for() {
         let telling: Vec<&str> = log.lines().filter(|line| line.contains(MARKER)).collect();
         assert!(telling.is_empty(), "at {level}: {telling:#?}");
     }
+}
+
+#[test]
+fn what_is_no_http_is_refused_and_logged_as_no_error() {
+    let mut server = Server::start(&[]);
+    let mut odd = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    odd.write_all(b"GET / HTTP/9.9\r\nHost: x\r\n\r\n").unwrap();
+    let mut reply = String::new();
+    odd.read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 400 "), "{reply}");
+    server.terminate();
+    assert_eq!(server.wait(), Some(0));
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
 }
 
 #[test]

@@ -233,6 +233,21 @@ fn who_waits_longest_for_its_client_makes_room_for_a_new_connection() {
 }
 
 #[test]
+fn a_connection_whose_body_ended_after_its_reply_makes_room_too() {
+    let server = Server::start(&[("MAX_CONNECTIONS", "32"), ("USE_LIGHT_MODEL", "true")]);
+    let head = "PUT /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n";
+    let held: Vec<_> = (0..100)
+        .map(|number| {
+            let mut connection = begin(&server, head);
+            assert!(connection.read(&mut [0; 1000]).unwrap_or(0) > 100, "connection {number} got no reply");
+            connection.write_all(b"0\r\n\r\n").unwrap();
+            connection
+        })
+        .collect();
+    assert_eq!(statuses(&rest(begin(&server, LAST_LIVEZ))), ["200"], "beside {} connections", held.len());
+}
+
+#[test]
 fn with_1024_open_files_a_thousand_idle_connections_leave_some_for_the_models() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();

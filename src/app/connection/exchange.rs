@@ -173,11 +173,15 @@ impl Exchange {
     }
 
     /// Begins to wait for the next request, when all of the last one is over.
-    pub(super) fn await_next(&self) {
+    pub(super) fn await_next(self: &Rc<Self>) {
         self.is_whole.set(false);
         self.unread_bytes.set(0);
         self.body_dropped.set(false);
         self.wakes_at_end.set(false);
+        // Where the reply ended before the request had come whole, its end took the place.
+        if self.place.get().is_none() && !self.must_close.get() {
+            self.wait_for_client();
+        }
     }
 
     /// Whether the connection is to make room for others.

@@ -227,20 +227,21 @@ impl Queue {
 
     /// Takes out a text that has to make room for what `client` wants to bring in: one of the client
     /// that holds most, if that is more than `client` would hold. `None` when others do not hold
-    /// enough to make all the room that is wanted.
+    /// enough to make all the room that is wanted, in texts and in tokens: nobody goes in vain.
     fn push_out(&self, state: &mut State, client: ClientId, wanted: Wanted) -> Option<Job> {
-        let in_the_way: (fn(Held) -> usize, usize) = if wanted.all.texts > self.limits.max_texts {
-            (|held| held.texts, wanted.all.texts - self.limits.max_texts)
-        } else {
-            (|held| held.tokens, wanted.all.tokens.saturating_sub(self.limits.max_tokens))
+        let own = state.waiting.clients().find(|(other, _)| *other == client).map(|(_, held)| held);
+        let own = own.unwrap_or_default();
+        let others_hold = |size: fn(Held) -> usize, needed: usize| {
+            let would_hold = size(own) + size(wanted.more);
+            let excess = |(_, held): (ClientId, Held)| size(held).saturating_sub(would_hold);
+            state.waiting.clients().map(excess).sum::<usize>() >= needed
         };
-        let (size, needed) = in_the_way;
-        let own = state.waiting.clients().find(|(other, _)| *other == client).map_or(0, |(_, held)| size(held));
-        let would_hold = own + size(wanted.more);
-        let excess = |held| size(held).saturating_sub(would_hold);
-        if state.waiting.clients().map(|(_, held)| excess(held)).sum::<usize>() < needed {
+        let texts_needed = wanted.all.texts.saturating_sub(self.limits.max_texts);
+        let tokens_needed = wanted.all.tokens.saturating_sub(self.limits.max_tokens);
+        if !others_hold(|held| held.texts, texts_needed) || !others_hold(|held| held.tokens, tokens_needed) {
             return None;
         }
+        let size: fn(Held) -> usize = if texts_needed > 0 { |held| held.texts } else { |held| held.tokens };
         let (largest, _) = state.waiting.clients().max_by_key(|(_, held)| size(*held))?;
         let youngest = state.waiting.flows_of(largest).max_by_key(|(held, place)| (size(*held), place.flow))?.1;
         state.waiting.remove(&youngest)

@@ -281,6 +281,20 @@ fn a_client_that_holds_as_much_as_others_is_told_that_the_queue_is_full() {
     assert_eq!(replies.iter_mut().map(|replies| refused(replies)).sum::<usize>(), 0, "nobody is pushed out in vain");
 }
 
+#[test]
+fn nobody_makes_room_for_a_client_that_is_refused_by_the_other_bound() {
+    let queue = Queue::new(QueueLimits { max_texts: 64, max_tokens: 6384 });
+    // One client has many texts but few tokens; each of the others has as many tokens as the new one brings.
+    let short = (0..24).map(|_| jobs_of(0, &[1]));
+    let (mut jobs, mut replies): (Vec<_>, Vec<_>) = short.chain((1..=40).map(|name| jobs_of(name, &[159]))).unzip();
+    assert!(jobs.iter_mut().all(|one| queue.push(one, 100.0) == Ok(1)));
+    let (mut new, _refused) = jobs_of(41, &[159]);
+    assert!(matches!(queue.push(&mut new, 100.0), Err(InferenceError::QueueFull { .. })));
+    let still_waits = |reply: &mut Receiver| matches!(reply.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+    assert!(replies.iter_mut().flatten().all(still_waits), "a text was let go of");
+    assert_eq!(queue.depth(), Held { texts: 64, tokens: 6384 });
+}
+
 proptest! {
     #[test]
     fn a_client_with_less_than_an_equal_part_of_the_queue_is_never_refused(

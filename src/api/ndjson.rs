@@ -31,7 +31,7 @@ use crate::classifier::{ClassifyError, Flow, Query, TextInput};
 use crate::model::{LongText, TruncationSide};
 use crate::residency::Wanted;
 use line::LineContent;
-use streams::{MAX_STREAMS, OpenStream};
+use streams::OpenStream;
 
 /// Longest line, without its end.
 const MAX_LINE_BYTES: usize = 64 << 10;
@@ -71,7 +71,7 @@ pub(super) fn analyze_lines(
     // All lines share one turn: a stream is no more than one request.
     let flow = request::flow(&http, &state);
     let Some(open) = OpenStream::of(flow.client()) else {
-        let what = format!("{MAX_STREAMS} streams are open already; try again shortly");
+        let what = "too many streams are open; try again when one has ended";
         let error = ApiError::new(ErrorKind::Overloaded, what).retry_after(Duration::from_secs(1));
         return std::future::ready(Err(error));
     };

@@ -6,7 +6,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use crate::classifier::ClientId;
 
 /// Streams that may be open together.
-pub(super) const MAX_STREAMS: usize = 16;
+const MAX_STREAMS: usize = 16;
 
 /// Streams beyond those, each of a client that has no other one: nobody takes all from the rest.
 const FIRST_STREAMS: usize = 16;

@@ -84,7 +84,7 @@ pub struct ModelArgs {
     #[arg(long, env = "MODEL_LOAD_TIMEOUT", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub model_load_timeout: u64,
 
-    /// Most resident memory of the process in MB, 32 to 1000000; over it the heavy model is unloaded [default: no bound but the container's]
+    /// Most resident memory of the process in MB, 32 to 1000000; over it the heavy model is unloaded [default: no bound but those of the container and the machine]
     #[arg(long, env = "MODEL_MEMORY_LIMIT", value_name = "MB", value_parser = clap::value_parser!(u64).range(32..=1_000_000))]
     pub model_memory_limit: Option<u64>,
 

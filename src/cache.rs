@@ -129,8 +129,8 @@ impl LogitsCache {
         Self { entries, flights: Mutex::default() }
     }
 
-    /// Looks without waiting. What another client computes is a miss without a flight: the turns of
-    /// that client's texts are not those of this one's.
+    /// Looks without waiting. If another client computes the entry, that is a miss without a flight:
+    /// this client's texts must not wait for the turns of the other one's.
     #[must_use]
     pub fn look(&self, key: &CacheKey, client: ClientId) -> Lookup<'_> {
         let Some(cache) = &self.entries else { return Lookup::Miss(None) };

@@ -42,7 +42,7 @@ pub struct GuardArgs {
     #[arg(long, env = "RATE_LIMIT_RPS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_rps: Option<u32>,
 
-    /// Requests that may come at once within that rate, 1 to 1000000 [default: those of one second]
+    /// Requests that may come at once within that rate, 1 to 1000000 [default: as many as RATE_LIMIT_RPS]
     #[arg(long, env = "RATE_LIMIT_BURST", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_burst: Option<u32>,
 

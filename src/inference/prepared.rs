@@ -111,7 +111,7 @@ impl Form {
 struct Complete {
     /// File names and lengths in bytes.
     files: BTreeMap<String, u64>,
-    /// Where in the weights file that begins which only a load reads.
+    /// Offset in the weights file from which bytes are read only while loading.
     plain_from: Option<u64>,
 }
 
@@ -231,7 +231,7 @@ fn prepack(library: Option<&Path>, bundle: &Bundle, graph: &Path) -> Result<Opti
         .ok())
 }
 
-/// The weights file of a prepared graph, and where in it the part begins that a load reads and runs do not.
+/// The weights file of a prepared graph, and the offset from which bytes are read only while loading.
 #[must_use]
 pub fn plain_weights(graph: &Path) -> Option<(PathBuf, u64)> {
     let folder = graph.parent()?;

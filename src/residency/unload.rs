@@ -18,7 +18,7 @@ const RUN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long requests that are just tokenizing may hold on to the model.
 const HOLDER_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Unloads by hand take turns, as each has a thread of its own.
+/// At most one unload by hand at a time, because each starts a thread.
 static BY_HAND: Semaphore = Semaphore::const_new(1);
 
 /// Why a model is unloaded.

@@ -22,7 +22,7 @@ const RELIEF_INTERVAL: Duration = Duration::from_secs(10);
 /// thousandfold between disks.
 const THRASHING_SHARE: f64 = 0.25;
 
-/// The time it is averaged over, and the runs that there must be in it.
+/// Window of the check for thrashing, and the least number of runs in it.
 const THRASHING_TIME: Duration = Duration::from_secs(15);
 const THRASHING_RUNS: u64 = 8;
 

@@ -35,7 +35,7 @@ pub(in crate::api) async fn infer(
     answer(&http, &state, &model, body).await
 }
 
-/// The same of a version.
+/// Infers with the version that the path names.
 #[utoipa::path(
     post, path = "/v2/models/{model}/versions/{version}/infer", tag = "open inference",
     params(("model" = String, Path, description = "The model"), ("version" = String, Path, description = "Its version")), request_body = InferRequest,

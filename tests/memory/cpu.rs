@@ -23,7 +23,9 @@ fn workers(server: &Server) -> [usize; 3] {
 fn in_a_quota_of_one_core_there_is_one_worker_for_each_model_and_one_for_http() {
     let cores = available_parallelism().unwrap().get();
     let Some(group) = Group::of_one_core() else { return };
-    assert_eq!(workers(&Server::start(&BOTH)), [cores; 3], "without a quota");
+    // A model answers with its first four workers while the others join it, and not all cores serve HTTP.
+    let without_quota = workers(&Server::start(&BOTH));
+    assert!(without_quota.iter().all(|count| (cores.min(4)..=cores).contains(count)), "{without_quota:?}");
     let server = group.start(&BOTH);
     assert_eq!(workers(&server), [1; 3]);
     let reply = server.post("/analyze", &json!({"texts": vec!["I am so happy"; 8]}));

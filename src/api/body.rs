@@ -3,6 +3,7 @@
 //! Small bodies have room of their own, which larger ones cannot take. Once a body has been read,
 //! only its texts take room, until they are answered.
 
+pub(crate) mod reply;
 mod room;
 
 use std::io::Read;
@@ -36,6 +37,9 @@ const SMALL_BYTES: usize = 64 << 10;
 
 /// Small bodies of the largest size that may be in flight together.
 const SMALL_BODIES_IN_FLIGHT: usize = 64;
+
+/// Bytes of all replies over 16 KB that are not sent yet.
+const REPLIES_BYTES: usize = 8 << 20;
 
 /// What a client is told to wait when the bodies in flight fill their budget.
 const BUDGET_RETRY: Duration = Duration::from_secs(1);
@@ -75,6 +79,8 @@ pub struct BodyLimits {
     patience: Duration,
     small: Arc<Room>,
     large: Arc<Room>,
+    /// Of replies that are not small, until they are sent.
+    replies: Arc<Room>,
 }
 
 impl BodyLimits {
@@ -84,7 +90,8 @@ impl BodyLimits {
     pub fn new(max_bytes: usize, max_texts: usize, patience: Duration) -> Self {
         let small = Room::new(SMALL_BYTES * SMALL_BODIES_IN_FLIGHT);
         let large = Room::new(max_bytes.saturating_mul(LARGEST_BODIES_IN_FLIGHT));
-        Self { max_bytes, max_texts, patience, small, large }
+        let replies = Room::new(REPLIES_BYTES);
+        Self { max_bytes, max_texts, patience, small, large, replies }
     }
 }
 

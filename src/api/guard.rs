@@ -15,6 +15,7 @@ use actix_web::http::{Method, Uri};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, web};
 
+use super::body::reply::{self, HeldReply};
 use super::error::{ApiError, ErrorKind};
 use super::{ApiState, routed_path};
 use address::TrustedProxies;
@@ -234,7 +235,7 @@ fn refusal(rate: &RateLimit, things: &str, excess: Excess) -> ApiError {
 pub(crate) async fn admit<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+) -> Result<ServiceResponse<EitherBody<HeldReply<B>>>, Error> {
     let checked = match request.app_data::<web::Data<ApiState>>() {
         Some(state) => {
             state.guard.check(request.method(), routed_path(&request), request.headers(), peer_of(request.request()))
@@ -242,7 +243,7 @@ pub(crate) async fn admit<B: MessageBody>(
         None => Err(ApiError::new(ErrorKind::Internal, "the server has no rules for who may ask")),
     };
     match checked {
-        Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
+        Ok(()) => next.call(request).await.map(reply::hold),
         Err(refusal) => {
             // As an answer, not as an error: what stands around this one adds its headers.
             Ok(request.error_response(refusal).map_into_right_body())

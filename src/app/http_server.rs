@@ -29,6 +29,10 @@ use crate::config::{ConfigError, ServeArgs, http_workers};
 /// Threads of each HTTP worker that tokenize.
 const TOKENIZER_THREADS_PER_WORKER: usize = 1;
 
+/// Bytes of a reply that the system keeps for a client that does not read. By itself it would keep up to 4 MB
+/// for each connection, in the container's memory.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
+
 /// How long a client may leave its reply unread before the system closes the connection.
 const UNREAD_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -56,6 +60,9 @@ pub(super) fn bind(arguments: &ServeArgs) -> Result<TcpListener, Failure> {
     let socket = SockRef::from(&listener);
     if let Err(error) = socket.set_tcp_user_timeout(Some(UNREAD_PATIENCE)) {
         log::warn!("clients that do not read their replies are not cut off: {error}");
+    }
+    if let Err(error) = socket.set_send_buffer_size(SEND_BUFFER_BYTES) {
+        log::warn!("the system may keep much for clients that do not read their replies: {error}");
     }
     // A long reply goes out in pieces, none of which should wait for the last one's receipt.
     if let Err(error) = socket.set_tcp_nodelay(true) {

@@ -131,3 +131,32 @@ fn bodies_of_many_small_and_of_nested_values_are_refused_while_the_server_answer
     });
     assert_eq!(server.post("/analyze", &json!({"text": "I am so sad."})).status, 200);
 }
+
+#[test]
+fn replies_that_are_not_read_are_bounded_and_cost_another_client_nothing() {
+    let server = Server::start(&[("TRUSTED_PROXIES", "127.0.0.1"), ("USE_LIGHT_MODEL", "true")]);
+    let body = json!({"texts": vec!["I am so happy!"; 512]}).to_string();
+    let head = |client: &str| {
+        let names = format!("Host: localhost\r\nX-Forwarded-For: {client}\r\nContent-Type: application/json\r\n");
+        format!("POST /analyze HTTP/1.1\r\n{names}Content-Length: {}\r\n\r\n{body}", body.len())
+    };
+    assert_eq!(ask(&server, "192.0.2.1", "I am so happy!").status, 200);
+    // Far more bytes than the server and the system keep for one client.
+    let unread: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut connection = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+            connection.write_all(head("192.0.2.1").as_bytes()).unwrap();
+            connection
+        })
+        .collect();
+    server.wait_for("a refusal", |_| {
+        unread.iter().any(|connection| {
+            connection.set_nonblocking(true).unwrap();
+            let mut start = [0; 12];
+            connection.peek(&mut start).is_ok() && start == *b"HTTP/1.1 429"
+        })
+    });
+    let request = server.client().post(server.url("/analyze")).header("x-forwarded-for", "192.0.2.2");
+    let reply = Reply::of(request.header("content-type", "application/json").body(body.clone()));
+    assert_eq!((reply.status, reply.json["count"].as_u64()), (200, Some(512)), "another client");
+}

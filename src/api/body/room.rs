@@ -73,6 +73,11 @@ impl Room {
         Taken { room: Arc::clone(self), client, bytes: 0, arriving: Some(id), lost }
     }
 
+    /// Bytes that one client may hold.
+    pub(super) fn share(&self) -> usize {
+        self.most_bytes / SHARE
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         // Nothing in here panics between two changes that belong together.
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
@@ -126,14 +131,14 @@ impl Taken {
     /// Takes room for `bytes` more.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let now = Instant::now();
-        let most = self.room.most_bytes;
+        let (most, share) = (self.room.most_bytes, self.room.share());
         self.room.with(|state| {
             loop {
                 if self.arriving.is_some_and(|id| !state.arriving.contains_key(&id)) {
                     return Err(NoRoom::Lost);
                 }
                 let of_client = state.of_client.get(&self.client).copied().unwrap_or(0);
-                let (whose, refusal) = if of_client + bytes > most / SHARE {
+                let (whose, refusal) = if of_client + bytes > share {
                     (Some(self.client), NoRoom::OfClient)
                 } else if state.bytes + bytes > most {
                     (None, NoRoom::Full)

@@ -39,7 +39,7 @@ const SMALL_BYTES: usize = 64 << 10;
 const SMALL_BODIES_IN_FLIGHT: usize = 64;
 
 /// Bytes of all replies over 16 KB that are not sent yet.
-const REPLIES_BYTES: usize = 8 << 20;
+const REPLIES_BYTES: usize = 16 << 20;
 
 /// What a client is told to wait when the bodies in flight fill their budget.
 const BUDGET_RETRY: Duration = Duration::from_secs(1);

@@ -93,7 +93,7 @@ impl Classifier {
             if found_no_memory {
                 if lease.role == Role::Light || matches!(wanted, Wanted::Heavy { strict: true }) {
                     return Err(ClassifyError::Unavailable(Unavailable {
-                        what: "there is not enough memory for a run of this text now".to_owned(),
+                        what: "there is not enough memory to read this text now".to_owned(),
                         retry_after: Duration::from_secs(2),
                     }));
                 }
@@ -119,7 +119,7 @@ impl Classifier {
         answers: &mut [Option<Answer>],
     ) -> Result<bool, ClassifyError> {
         let started = Instant::now();
-        let encoded = self.tokenize(lease, query, open).await?;
+        let Some(encoded) = self.tokenize(lease, query, open).await? else { return Ok(true) };
         let tokenization = started.elapsed();
         self.metrics.tokenized(lease.role, tokenization);
         let mut windows = Vec::new();
@@ -181,15 +181,21 @@ impl Classifier {
         Ok(no_memory)
     }
 
-    /// Tokenizes off the threads that serve HTTP, a few texts at a time; but one short text here.
-    async fn tokenize(&self, lease: &Lease, query: &Query, open: &[usize]) -> Result<Vec<EncodedText>, ClassifyError> {
+    /// Tokenizes off the threads that serve HTTP, a few texts at a time; but one short text here. `None` where there was
+    /// no memory for it.
+    async fn tokenize(
+        &self,
+        lease: &Lease,
+        query: &Query,
+        open: &[usize],
+    ) -> Result<Option<Vec<EncodedText>>, ClassifyError> {
         let mut encoded = Vec::with_capacity(open.len());
         let (long_text, side) = (query.long_text, query.truncation_side);
         if let [only] = open
             && query.texts[*only].bytes() <= TOKENIZED_AT_ONCE_BYTES
         {
             let text = encode(&lease.model, &query.texts[*only], long_text, side);
-            return Ok(vec![text.map_err(|error| text_error(*only, &error))?]);
+            return Ok(Some(vec![text.map_err(|error| text_error(*only, &error))?]));
         }
         let (mut rest, mut no_memory_since) = (open, None);
         while !rest.is_empty() {
@@ -229,15 +235,10 @@ impl Classifier {
                 None if no_memory_since.get_or_insert_with(Instant::now).elapsed() < MEMORY_WAIT => {
                     tokio::time::sleep(MEMORY_POLL).await;
                 }
-                None => {
-                    return Err(ClassifyError::Unavailable(Unavailable {
-                        what: "there is not enough memory to tokenize this text now".to_owned(),
-                        retry_after: Duration::from_secs(2),
-                    }));
-                }
+                None => return Ok(None),
             }
         }
-        Ok(encoded)
+        Ok(Some(encoded))
     }
 }
 

@@ -30,6 +30,8 @@ mod metrics;
 mod ndjson;
 mod open_inference;
 mod operations;
+// Elsewhere there are no kernels yet, and weights are prepared by ONNX Runtime.
+#[cfg(target_arch = "x86_64")]
 mod packed;
 mod pages;
 mod pressure;

@@ -116,6 +116,29 @@ fn requests_are_answered_in_order_however_they_are_cut() {
     assert_eq!(statuses(&replies), vec!["200"; 202], "{replies}");
 }
 
+/// Java's own client asks with every request for HTTP/2, and goes on with the connection unless told not to.
+#[test]
+fn who_asks_to_switch_protocols_is_told_that_the_connection_ends() {
+    let server = Server::start(&[]);
+    let body = json!({"text": "What a day!"}).to_string();
+    let asks = [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ",
+        "Connection: keep-alive, Upgrade",
+    ];
+    for ask in asks {
+        let length = body.len();
+        for request in [
+            format!("POST /analyze HTTP/1.1\r\nHost: localhost\r\n{ask}\r\nContent-Length: {length}\r\n\r\n{body}"),
+            format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{ask}\r\n\r\n"),
+            format!("GET /nowhere HTTP/1.1\r\nHost: localhost\r\n{ask}\r\n\r\n"),
+        ] {
+            let reply = rest(begin(&server, &request));
+            assert_eq!(statuses(&reply).len(), 1, "{reply}");
+            assert!(reply.contains("\r\nconnection: close\r\n"), "{request}{reply}");
+        }
+    }
+}
+
 #[test]
 fn every_head_is_timed_and_nothing_else_is() {
     let server = Server::start(&[("HEADER_TIMEOUT_SECONDS", "1"), ("USE_LIGHT_MODEL", "true")]);

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use actix_http::error::PayloadError;
-use actix_http::{BoxedPayloadStream, Payload, Request, Response};
+use actix_http::{BoxedPayloadStream, ConnectionType, Payload, Request, Response};
 use actix_service::Service;
 use actix_web::Error;
 use actix_web::body::{BodySize, BoxBody, EitherBody, MessageBody};
@@ -262,6 +262,7 @@ where
     B: MessageBody,
 {
     let exchange = request.conn_data::<Rc<Exchange>>().cloned();
+    let asks_to_switch = request.head().connection_type() == ConnectionType::Upgrade;
     let serving = exchange.map(|exchange| {
         let payload = request.take_payload();
         if !matches!(payload, Payload::None) {
@@ -272,10 +273,14 @@ where
     });
     let reply = routes.call(request);
     async move {
-        let reply: Response<EitherBody<B>> = match reply.await {
+        let mut reply: Response<EitherBody<B>> = match reply.await {
             Ok(reply) => Response::<B>::from(reply).map_body(|_, body| EitherBody::left(body)),
             Err(error) => Response::<BoxBody>::from(error).map_body(|_, body| EitherBody::right(body)),
         };
+        if asks_to_switch {
+            // actix closes such a connection behind the reply; a client that is not told loses its next request.
+            reply.head_mut().set_connection_type(ConnectionType::Close);
+        }
         Ok(reply.map_body(|_, body| FollowedReply { body: Box::pin(body), rest: Bytes::new(), _serving: serving }))
     }
 }

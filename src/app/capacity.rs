@@ -18,6 +18,9 @@ const LARGE_HEADS_SHARE: u64 = 64;
 const RESERVED_FILES: u64 = 128;
 const FILES_PER_WORKER: u64 = 8;
 
+/// Files among the reserved ones that are open before the first connection, beside those of each HTTP worker.
+const OPEN_FROM_THE_START: u64 = 32;
+
 /// What the HTTP workers may hold, all together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Capacity {
@@ -31,8 +34,10 @@ impl Capacity {
     /// As many connections as were asked for, or as memory is good for; no more than open files allow.
     pub(super) fn new(asked: Option<u32>, memory_bytes: Option<u64>, open_files: Option<u64>, workers: usize) -> Self {
         let reserved = RESERVED_FILES + FILES_PER_WORKER * workers as u64;
-        // Where there are hardly any files, half of them are better than none.
-        let by_files = open_files.map(|files| files.saturating_sub(reserved).max(files / 2).max(1));
+        let held = OPEN_FROM_THE_START + FILES_PER_WORKER * workers as u64;
+        // Where there are hardly any files, half of those that are left are better than none.
+        let by_files =
+            open_files.map(|files| files.saturating_sub(reserved).max(files.saturating_sub(held) / 2).max(1));
         let by_memory = memory_bytes.map_or(DEFAULT_MOST, |bytes| bytes / MEMORY_BYTES_PER_CONNECTION);
         let wanted = asked.map_or(by_memory.clamp(1, DEFAULT_MOST), u64::from);
         let allowed = by_files.map_or(wanted, |by_files| wanted.min(by_files));
@@ -65,7 +70,8 @@ mod tests {
         assert_eq!(of(Some(96), Some(20_000)), (192, 48));
         assert_eq!(of(Some(512), Some(20_000)), (1024, 256));
         assert_eq!(of(Some(512), Some(1024)), (880, 256));
-        assert_eq!(of(Some(512), Some(256)), (128, 128));
+        assert_eq!(of(Some(512), Some(256)), (112, 112));
+        assert_eq!(of(Some(512), Some(64)), (8, 8));
         assert_eq!(of(Some(64 << 10), None), (4096, 4096));
         assert_eq!(of(None, None), (4096, 1024));
         assert_eq!(of(Some(32), Some(1)), (1, 1));

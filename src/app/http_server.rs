@@ -89,7 +89,7 @@ pub(super) fn start(
     let connections_per_worker = capacity.connections.div_ceil(workers);
     // Above these, connections that wait for their clients make room, so that a client can always
     // be heard; only when all are being answered does one wait to be taken.
-    let most = connections_per_worker - connections_per_worker / SPARE_SHARE;
+    let most = connections_per_worker - (connections_per_worker / SPARE_SHARE).max(1);
     let large_heads = Arc::new(Semaphore::new(capacity.large_heads));
     let keep_alive = Duration::from_secs(arguments.keep_alive_seconds);
     let header_timeout = Duration::from_secs(arguments.header_timeout_seconds);

@@ -271,6 +271,24 @@ fn a_connection_whose_body_ended_after_its_reply_makes_room_too() {
 }
 
 #[test]
+fn idle_connections_make_room_however_few_may_be_open() {
+    let few_files = || {
+        let server = command(&[]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"ulimit -n 64; exec "$@""#, "sh"]).arg(server.get_program()).args(server.get_args());
+        shell.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Server::start_command(shell)
+    };
+    // Two for each worker, and no more workers than cores.
+    let two_each = (2 * thread::available_parallelism().unwrap().get()).to_string();
+    for server in [Server::start(&[("MAX_CONNECTIONS", &two_each)]), few_files()] {
+        let idle: Vec<_> = (0..60).map(|_| begin(&server, LIVEZ)).collect();
+        assert_eq!(statuses(&rest(begin(&server, LAST_LIVEZ))), ["200"]);
+        drop(idle);
+    }
+}
+
+#[test]
 fn with_1024_open_files_a_thousand_idle_connections_leave_some_for_the_models() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();

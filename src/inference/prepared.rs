@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,6 +32,9 @@ use crate::model::{Bundle, BundleError};
 const GRAPH: &str = "model.onnx";
 const WEIGHTS: &str = "model.bin";
 const COMPLETE: &str = "complete.json";
+
+/// Largest file of that name that is read.
+const MAX_COMPLETE_BYTES: u64 = 64 << 10;
 
 /// What `prepare` ends with when the bundle's files are damaged (`EX_DATAERR` of sysexits.h): who
 /// started it must not load them in another way.
@@ -276,7 +279,14 @@ fn wait_for_lock(lock: &File, folder: &Path) -> Result<(), PrepareError> {
 }
 
 fn complete(folder: &Path) -> Option<Complete> {
-    serde_json::from_slice(&fs::read(folder.join(COMPLETE)).ok()?).ok()
+    let path = folder.join(COMPLETE);
+    // A pipe would never end, a device perhaps neither.
+    if !fs::metadata(&path).ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(MAX_COMPLETE_BYTES).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 /// Flushes every file to the disk and writes down their lengths.

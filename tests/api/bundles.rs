@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -248,7 +249,12 @@ fn damaged_prepared_weights_are_made_anew() {
     let bytes = fs::metadata(&graph).unwrap().len();
     damage(&graph, usize::try_from(bytes).unwrap());
     assert_made_anew("the prepared weights of copy cannot be used: ONNX Runtime cannot load");
-    fs::remove_file(prepared.join("complete.json")).unwrap();
+    let complete = prepared.join("complete.json");
+    fs::remove_file(&complete).unwrap();
+    assert_made_anew("");
+    // Whoever opens a pipe waits for who writes to it.
+    fs::remove_file(&complete).unwrap();
+    assert!(Command::new("mkfifo").arg(&complete).status().unwrap().success());
     assert_made_anew("");
 
     // Sound ones are used as they are.

@@ -15,7 +15,6 @@ use actix_web::http::{Method, Uri};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, web};
 
-use super::body::reply::{self, HeldReply};
 use super::error::{ApiError, ErrorKind};
 use super::{ApiState, routed_path};
 use address::TrustedProxies;
@@ -235,7 +234,7 @@ fn refusal(rate: &RateLimit, things: &str, excess: Excess) -> ApiError {
 pub(crate) async fn admit<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<HeldReply<B>>>, Error> {
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let checked = match request.app_data::<web::Data<ApiState>>() {
         Some(state) => {
             state.guard.check(request.method(), routed_path(&request), request.headers(), peer_of(request.request()))
@@ -243,7 +242,7 @@ pub(crate) async fn admit<B: MessageBody>(
         None => Err(ApiError::new(ErrorKind::Internal, "the server has no rules for who may ask")),
     };
     match checked {
-        Ok(()) => next.call(request).await.map(reply::hold),
+        Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
         Err(refusal) => {
             // As an answer, not as an error: what stands around this one adds its headers.
             Ok(request.error_response(refusal).map_into_right_body())

@@ -30,6 +30,7 @@ mod task;
 mod tei;
 
 pub(crate) use access_log::observe;
+pub(crate) use body::reply::hold as hold_reply;
 pub(crate) use guard::admit;
 
 use std::sync::Arc;

@@ -102,6 +102,7 @@ pub(super) fn start(
         // The last one is asked first: whoever is refused is written down, and a browser's
         // question about CORS carries no key.
         let routes = App::new()
+            .wrap(from_fn(api::hold_reply))
             .wrap(from_fn(api::admit))
             .wrap(from_fn(error_shape::of_contract))
             .wrap(Condition::new(origins.is_some(), Origins::middleware(origins.as_ref())))

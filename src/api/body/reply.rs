@@ -4,8 +4,10 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use actix_web::Error;
 use actix_web::body::{BodySize, EitherBody, MessageBody};
-use actix_web::dev::ServiceResponse;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::middleware::Next;
 use actix_web::web::{self, Bytes};
 
 use super::room::Taken;
@@ -24,11 +26,18 @@ pub(crate) struct HeldReply<B> {
 }
 
 /// Takes room for a reply; where its client or all have none left, the reply becomes 429.
-pub(crate) fn hold<B: MessageBody>(reply: ServiceResponse<B>) -> ServiceResponse<EitherBody<HeldReply<B>>> {
-    match room_for(&reply) {
+///
+/// # Errors
+/// Those of the handlers behind it.
+pub(crate) async fn hold<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<HeldReply<B>>>, Error> {
+    let reply = next.call(request).await?;
+    Ok(match room_for(&reply) {
         Ok(taken) => reply.map_body(|_, body| HeldReply { body: Box::pin(body), _taken: taken }).map_into_left_body(),
         Err(refusal) => reply.error_response(refusal).map_into_right_body(),
-    }
+    })
 }
 
 fn room_for<B: MessageBody>(reply: &ServiceResponse<B>) -> Result<Option<Taken>, ApiError> {

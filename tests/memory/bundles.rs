@@ -3,11 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::support;
 
 /// Name of the bundle of roberta-base's shape with random weights.
 pub const RANDOM_ROBERTA: &str = "roberta-random";
+
+/// What is kept is made by one test; others wait for it.
+static MAKING: Mutex<()> = Mutex::new(());
 
 fn kept() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("memory")
@@ -16,6 +20,7 @@ fn kept() -> PathBuf {
 /// A copy of the ONNX Runtime library that no other process maps: pages that others brought into
 /// memory would not be charged to the server.
 pub fn library() -> PathBuf {
+    let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let copy = kept().join("libonnxruntime.so.1.32.0");
     if !copy.is_file() {
         fs::create_dir_all(kept()).unwrap();
@@ -27,6 +32,7 @@ pub fn library() -> PathBuf {
 /// A models folder with the shipped light model and a heavy one of roberta-base's shape; `None`
 /// where Python cannot make it and a test may be skipped.
 pub fn with_random_roberta() -> Option<PathBuf> {
+    let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let models = kept().join("models");
     let (bundle, checkpoint) = (models.join(RANDOM_ROBERTA), kept().join("roberta-checkpoint"));

@@ -8,6 +8,8 @@ from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
 HAPPY = "I am so happy that you came!"
 ANGRY = "I hate you, you make me so angry!"
+# Of the server in conftest.py.
+ADMIN = {"X-API-Key": "secret"}
 
 
 def ask(protocol, question):
@@ -36,10 +38,10 @@ def test_version_1_tells_what_is_alive_and_ready(server):
 
 
 def test_a_model_that_was_unloaded_is_not_ready(server):
-    assert httpx.post(f"{server.url}/v2/repository/models/light/unload", timeout=60).status_code == 200
+    assert httpx.post(f"{server.url}/v2/repository/models/light/unload", headers=ADMIN, timeout=60).status_code == 200
     assert ask("v1", lambda client: client.is_model_ready(server.url, "light")) is False
     assert ask("v2", lambda client: client.is_model_ready(server.url, "light")) is False
-    assert httpx.post(f"{server.url}/v2/repository/models/light/load", timeout=60).status_code == 200
+    assert httpx.post(f"{server.url}/v2/repository/models/light/load", headers=ADMIN, timeout=60).status_code == 200
     assert ask("v1", lambda client: client.is_model_ready(server.url, "light")) is True
 
 

@@ -7,6 +7,8 @@ from tritonclient.utils import InferenceServerException
 
 HAPPY = "I am so happy that you came!"
 ANGRY = "I hate you, you make me so angry!"
+# Of the server in conftest.py.
+ADMIN = {"X-API-Key": "secret"}
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +100,14 @@ def test_models_are_unloaded_and_loaded(client):
     def states():
         return {model["name"]: model["state"] for model in client.get_model_repository_index()}
 
-    client.load_model("light")
+    client.load_model("light", headers=ADMIN)
     assert states()["ekman"] == "READY"
-    client.unload_model("ekman")
+    client.unload_model("ekman", headers=ADMIN)
     assert states()["ekman"] == "UNAVAILABLE"
     assert not client.is_model_ready("light")
     with pytest.raises(InferenceServerException, match="503.*unloaded by hand"):
         client.infer("light", [tensor([HAPPY])])
-    client.load_model("ekman")
+    client.load_model("ekman", headers=ADMIN)
     assert client.infer("light", [tensor([HAPPY])]).as_numpy("scores").shape == (1, 7)
 
 
@@ -145,4 +147,4 @@ def test_an_unknown_version_or_output_is_refused(client):
     with pytest.raises(InferenceServerException, match="404"):
         client.get_model_metadata("none")
     with pytest.raises(InferenceServerException, match="404"):
-        client.load_model("none")
+        client.load_model("none", headers=ADMIN)

@@ -144,6 +144,7 @@ fn a_resident_bound_evicts_and_keeps_the_light_model() {
     let seen = Load::start(&server, 4, 60, text).finish();
     assert_well(&group, &server, &seen);
     assert_eq!(seen.by("light (does_not_fit)"), 60, "{:?}\n{}", seen.answers, server.log());
-    let health = server.get("/health").json;
-    assert!(health["memory"]["resident_bytes"].as_u64().unwrap() <= 110 * MB, "{health:#}");
+    // A run of a long text, which no other model could take over, may go above the bound for a moment.
+    let is_within = |health: &Value| health["memory"]["resident_bytes"].as_u64().unwrap() <= 110 * MB;
+    server.wait_for("resident memory within its bound", is_within);
 }
